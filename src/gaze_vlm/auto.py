@@ -1,0 +1,106 @@
+"""Registration with transformers' Auto classes, at the price of an import only when an Auto class is used.
+
+`transformers` itself is lazy: `AutoModel` lives in a module that takes seconds to import and that many programs never
+touch. To register with it is to import it. So when that module is not there yet, the registration waits for it: an import
+hook runs it right after the module, before anybody can see an `AutoModel` that does not know our classes.
+"""
+
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Callable
+
+
+def _register_configs() -> None:
+    from transformers import AutoConfig
+
+    from .models.configuration_gaze_classifier import GazeClassifierConfig
+    from .models.configuration_gaze_vlm import GazeVLMConfig
+    from .models.configuration_scanpath_predictor import ScanpathPredictorConfig
+
+    for config in (GazeClassifierConfig, GazeVLMConfig, ScanpathPredictorConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
+def _register_models() -> None:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    from .models.modeling_gaze_classifier import GazeClassifier
+    from .models.modeling_gaze_vlm import GazeVLM
+    from .models.modeling_scanpath_predictor import ScanpathPredictor
+
+    for model in (GazeClassifier, GazeVLM, ScanpathPredictor):
+        AutoModel.register(model.config_class, model, exist_ok=True)
+    for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        auto_class.register(GazeVLM.config_class, GazeVLM, exist_ok=True)
+
+
+def _register_processors() -> None:
+    from transformers import AutoProcessor
+
+    from .models.processing_gaze_classifier import GazeClassifierProcessor
+    from .models.processing_gaze_vlm import GazeVLMProcessor
+    from .models.processing_scanpath_predictor import ScanpathPredictorProcessor
+
+    for config, processor in (
+        ("gaze_classifier", GazeClassifierProcessor),
+        ("gaze_vlm", GazeVLMProcessor),
+        ("scanpath_predictor", ScanpathPredictorProcessor),
+    ):
+        AutoProcessor.register(_config_class(config), processor, exist_ok=True)
+
+
+def _config_class(model_type: str) -> type:
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type]
+
+
+_REGISTRATIONS: dict[str, Callable[[], None]] = {
+    "transformers.models.auto.configuration_auto": _register_configs,
+    "transformers.models.auto.modeling_auto": _register_models,
+    "transformers.models.auto.processing_auto": _register_processors,
+}
+
+
+class _Loader(importlib.abc.Loader):
+    """The module's own loader, and our registration after it."""
+
+    def __init__(self, loader: importlib.abc.Loader, then: Callable[[], None]):
+        self.loader, self.then = loader, then
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module) -> None:
+        self.loader.exec_module(module)
+        self.then()
+
+    def __getattr__(self, name: str):
+        return getattr(self.loader, name)  # get_source and the like, for whoever inspects the module
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Waits for the Auto modules; every other import passes by."""
+
+    def find_spec(self, name, path, target=None):
+        if name not in _REGISTRATIONS:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                spec.loader = _Loader(spec.loader, _REGISTRATIONS[name])
+                return spec
+        return None
+
+
+def register() -> None:
+    """Make AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText and AutoProcessor know our classes."""
+    waiting = False
+    for name, then in _REGISTRATIONS.items():
+        if name in sys.modules:
+            then()
+        else:
+            waiting = True
+    if waiting and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())

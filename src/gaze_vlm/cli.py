@@ -1,0 +1,365 @@
+"""The command gaze-vlm: films in; findings, scanpaths, reports and evidence out."""
+
+import contextlib
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Gaze-guided reading of chest X-rays: research software, no medical device.",
+)
+console = Console()
+errors = Console(stderr=True, soft_wrap=True)
+
+Images = Annotated[list[Path], typer.Argument(help="Chest X-rays: PNG, JPEG or DICOM.", show_default=False)]
+Model = Annotated[
+    str | None, typer.Option(help="Folder or Hub repository of the models; the embedded nano by default.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for pictures and evidence, one folder an image.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already in --out.")]
+
+
+@dataclass
+class Batch:
+    """The images of one call: what could be read, and what went wrong with the rest."""
+
+    films: list = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)  # as the user typed them
+    failures: int = 0
+
+    def fail(self, message: str) -> None:
+        self.failures += 1
+        complain(message)
+
+    def finish(self) -> None:
+        """Exit status: 0 all done, 1 some done, 2 nothing done."""
+        if self.failures:
+            raise typer.Exit(1 if self.films else 2)
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    errors.print(f"gaze-vlm: {' '.join(str(message).split())}", markup=False, highlight=False)
+
+
+def read_films(images: list[Path]) -> Batch:
+    """All readable films; a line on stderr for each other one."""
+    from .images import ImageError, read_film
+
+    batch = Batch()
+    for path in images:
+        try:
+            batch.films.append(read_film(path))
+            batch.paths.append(str(path))
+        except ImageError as error:
+            batch.fail(str(error))
+    if not batch.films:
+        batch.finish()
+    return batch
+
+
+def pipeline(model: str | None):
+    """The models, without any word of transformers on the terminal."""
+    import transformers
+
+    from .pipelines import ReadingPipeline
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return ReadingPipeline(model)
+
+
+@contextlib.contextmanager
+def waiting(what: str, quiet: bool) -> Iterator[None]:
+    """A spinner while something takes its time, on a terminal only."""
+    if quiet or not errors.is_terminal:
+        yield
+    else:
+        with errors.status(what):
+            yield
+
+
+def tracked(readings: Iterator, count: int, quiet: bool) -> Iterator:
+    """A progress bar over films, on a terminal only."""
+    from rich.progress import track
+
+    if quiet or not errors.is_terminal:
+        return readings
+    return track(readings, description="Reading", total=count, console=errors, transient=True)
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def folder_for(out: Path, path: str, taken: set[Path]) -> Path:
+    """A folder of its own for an image: two images of one name do not share one."""
+    folder, number = out / Path(path).name, 2
+    while folder in taken:
+        folder, number = out / f"{Path(path).name}-{number}", number + 1
+    taken.add(folder)
+    return folder
+
+
+def write(folder: Path, files: dict[str, Callable[[Path], None]], overwrite: bool) -> None:
+    """Write files by name, all or none when one is already there."""
+    from .images import ImageError
+
+    existing = [folder / name for name in files if (folder / name).exists()]
+    if existing and not overwrite:
+        raise ImageError(f"{existing[0]}: already there; pass --overwrite to replace it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, save in files.items():
+            save(folder / name)
+    except OSError as error:
+        raise ImageError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
+
+
+def pictures(film, scanpath, boxes=()) -> dict[str, Callable[[Path], None]]:
+    """Overlay, heat map and animation of a scanpath, as files to write."""
+    from .visualize import animate_scanpath, draw_heatmap, draw_scanpath
+
+    image = film.to_pil("L")
+    return {
+        "overlay.png": lambda path: draw_scanpath(image, scanpath, boxes=boxes).save(path),
+        "heatmap.png": lambda path: draw_heatmap(image, scanpath).save(path),
+        "scanpath.gif": lambda path: animate_scanpath(image, scanpath, path),
+    }
+
+
+def present_boxes(findings: list[dict]) -> list[dict]:
+    """A labelled box for the first region of each present finding."""
+    return [
+        {"name": finding["name"], "box": finding["regions"][0]["box"]}
+        for finding in findings
+        if finding["present"] and finding["regions"]
+    ]
+
+
+def findings_table(findings: list[dict]) -> Table:
+    table = Table("finding", "probability", "", "regions", box=None, header_style="dim")
+    for finding in sorted(findings, key=lambda finding: -finding["probability"]):
+        bar = "█" * round(20 * finding["probability"])
+        style = "bold" if finding["present"] else "dim"
+        regions = ", ".join(region["name"] for region in finding["regions"]) if finding["present"] else ""
+        table.add_row(finding["name"], f"{finding['probability']:.2f}", bar, regions, style=style)
+    return table
+
+
+def save_reading(reading, folder: Path, overwrite: bool) -> None:
+    image = reading.film.to_pil("L")
+    files = pictures(reading.film, reading.scanpath, present_boxes(reading.findings))
+    files["report.txt"] = lambda path: path.write_text(reading.report + "\n", encoding="utf-8")
+    files["evidence.json"] = lambda path: path.write_text(reading.evidence.to_json() + "\n", encoding="utf-8")
+    files["evidence.html"] = lambda path: path.write_text(reading.evidence.to_html(image), encoding="utf-8")
+    write(folder, files, overwrite)
+
+
+def reading_document(path: str, model: str, reading) -> dict:
+    evidence = json.loads(reading.evidence.to_json())
+    return {
+        "image": path,
+        "model": model,
+        "report": reading.report,
+        "findings": reading.findings,
+        "scanpath": reading.scanpath.to_records(),
+        "evidence": evidence["sentences"],
+    }
+
+
+def read_all(batch: Batch, models, gaze, out: Path | None, overwrite: bool, quiet: bool) -> list[dict]:
+    """Read every film of a batch: documents for --json, files in --out, words on the terminal."""
+    from .images import ImageError
+
+    documents, taken = [], set()
+    readings = models.read(batch.films, gaze)
+    for path, reading in zip(batch.paths, tracked(readings, len(batch.films), quiet), strict=True):
+        documents.append(reading_document(path, models.name, reading))
+        if not quiet:
+            console.rule(path, align="left")
+            console.print(reading.report, markup=False, highlight=False)
+            console.print(findings_table(reading.findings))
+        if out is not None:
+            folder = folder_for(out, path, taken)
+            try:
+                save_reading(reading, folder, overwrite)
+            except ImageError as error:
+                batch.fail(str(error))
+                continue
+            if not quiet:
+                console.print(f"Pictures and evidence: {folder}", markup=False, highlight=False)
+    return documents
+
+
+@app.command()
+def report(
+    images: Images,
+    gaze: Annotated[
+        Path | None,
+        typer.Option(help="Recorded gaze for a single image: JSON or CSV with x, y, duration[, onset].", show_default=False),
+    ] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    model: Model = None,
+) -> None:
+    """Report, findings, scanpath and evidence of each film."""
+    from .scanpath import Scanpath, ScanpathError
+
+    batch = read_films(images)
+    given = None
+    if gaze is not None:
+        if len(images) != 1:
+            raise typer.BadParameter(f"--gaze goes with one image, got {len(images)}")
+        try:
+            given = [Scanpath.from_file(gaze, batch.films[0].size)]
+        except ScanpathError as error:
+            complain(str(error))
+            raise typer.Exit(2) from None
+    with waiting("Loading the models", as_json):
+        models = pipeline(model)
+    documents = read_all(batch, models, given, out, overwrite, quiet=as_json)
+    if as_json:
+        print_json(documents)
+    batch.finish()
+
+
+@app.command()
+def scanpath(
+    images: Annotated[list[Path] | None, typer.Argument(help="Chest X-rays; none: a grey film stands in.")] = None,
+    text: Annotated[str | None, typer.Option(help="What the reader looks for: a finding, or a report.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=1000, help="Scanpaths an image; above 1 they are drawn.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Draw, and draw the same again.")] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    model: Model = None,
+) -> None:
+    """Where a radiologist would look, for how long and in which order."""
+    from .images import ImageError
+    from .pipelines import grey_film
+
+    if not images and not (text and text.strip()):
+        raise typer.BadParameter("give an image, --text, or both")
+    batch = read_films(images) if images else Batch([grey_film()], ["grey film"])
+    with waiting("Predicting", as_json):
+        models = pipeline(model)
+        predicted = models.predict_scanpaths(batch.films, text, samples, seed)
+    documents, taken = [], set()
+    for path, film, scanpaths in zip(batch.paths, batch.films, predicted, strict=True):
+        document = {"image": path if images else None, "model": models.name, "scanpath": scanpaths[0].to_records()}
+        if samples > 1:
+            document["samples"] = [one.to_records() for one in scanpaths]
+        documents.append(document)
+        if not as_json:
+            console.rule(path, align="left")
+            console.print(scanpath_table(scanpaths[0]))
+        if out is not None:
+            folder = folder_for(out, path, taken)
+            try:
+                write(folder, pictures(film, scanpaths[0]), overwrite)
+            except ImageError as error:
+                batch.fail(str(error))
+    if as_json:
+        print_json(documents)
+    batch.finish()
+
+
+def scanpath_table(path) -> Table:
+    table = Table("fixation", "x", "y", "onset s", "duration s", box=None, header_style="dim")
+    for number, (x, y, onset, duration) in enumerate(path.to_array(), start=1):
+        table.add_row(str(number), f"{x:.3f}", f"{y:.3f}", f"{onset:.2f}", f"{duration:.2f}")
+    return table
+
+
+@app.command()
+def classify(images: Images, as_json: Json = False, model: Model = None) -> None:
+    """Findings of each film with their probabilities."""
+    batch = read_films(images)
+    with waiting("Classifying", as_json):
+        models = pipeline(model)
+        found = models.classify(batch.films)
+    documents = [
+        {"image": path, "model": models.name, "findings": findings}
+        for path, findings in zip(batch.paths, found, strict=True)
+    ]
+    if as_json:
+        print_json(documents)
+    else:
+        for document in documents:
+            console.rule(document["image"], align="left")
+            console.print(findings_table(document["findings"]))
+    batch.finish()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; a new gaze-vlm-demo by default.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    model: Model = None,
+) -> None:
+    """The whole job on two films that come with the package: one normal, one not."""
+    films = resources.files("gaze_vlm") / "films"
+    with resources.as_file(films) as folder:
+        batch = read_films(sorted(folder.glob("*.jpg")))
+    batch.paths = [Path(path).name for path in batch.paths]
+    if out is None:
+        out, number = Path("gaze-vlm-demo"), 2
+        while out.exists():
+            out, number = Path(f"gaze-vlm-demo-{number}"), number + 1
+    with waiting("Loading the models", as_json):
+        models = pipeline(model)
+    documents = read_all(batch, models, None, out, overwrite, quiet=as_json)
+    if as_json:
+        print_json(documents)
+    else:
+        console.print("nano shows how the machine works. It is no medical device: do not use it for care.", style="dim")
+    batch.finish()
+
+
+def version(value: bool) -> None:
+    if value:
+        console.print(f"gaze-vlm {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Gaze-guided reading of chest X-rays: research software, no medical device."""
+
+
+def main() -> None:
+    """Entry point: what a person can mend gets one line and status 2, and no traceback."""
+    warnings.filterwarnings("ignore", module="torch|transformers|timm|torchvision")  # not the user's to mend
+    try:
+        app()
+    except ValueError as error:
+        from .pipelines import ModelError
+
+        if not isinstance(error, ModelError):
+            raise
+        complain(str(error))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

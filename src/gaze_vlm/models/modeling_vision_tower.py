@@ -1,0 +1,43 @@
+# Copyright 2026 The gaze_vlm authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One view of every vision tower: patch tokens in reading order, and the grid they lie on.
+
+transformers' encoders give a sequence with class or register tokens in front, timm's convolutional ones a feature map.
+"""
+
+import torch
+from torch import nn
+
+
+def tower_width(vision_tower: nn.Module) -> int:
+    """Channels of a tower's patch tokens."""
+    if vision_tower.config.model_type == "timm_wrapper":
+        return vision_tower.timm_model.num_features
+    return vision_tower.config.hidden_size
+
+
+def patch_tokens(vision_tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Images (N, 3, H, W), normalised by the tower's image processor -> patch tokens (N, rows, columns, C).
+
+    Rows and columns are the tower's grid from the top left; class and register tokens are dropped.
+    """
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+        raise ValueError(f"pixel_values must be (images, 3, height, width), got {tuple(pixel_values.shape)}")
+    features = vision_tower(pixel_values.to(vision_tower.dtype)).last_hidden_state
+    if features.ndim == 4:
+        return features.permute(0, 2, 3, 1)
+    patch_size = getattr(vision_tower.config, "patch_size", None) or vision_tower.timm_model.patch_embed.patch_size
+    patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    rows, columns = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+    return features[:, features.shape[1] - rows * columns :].unflatten(1, (rows, columns))

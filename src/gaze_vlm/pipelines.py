@@ -1,0 +1,278 @@
+"""A film is read: findings, scanpath, report and evidence, by the three models together."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from . import __version__
+from .evidence import EvidenceBundle, link_evidence
+from .findings import FINDINGS, FINER_FINDINGS, NO_FINDING
+from .images import Film
+from .labeler import label
+from .models.modeling_scanpath_predictor import ScanpathSamples
+from .models.processing_gaze_vlm import pad_fixations
+from .models.processing_scanpath_predictor import scanpath_records
+from .report_composer import ComposedSentence, ReportComposer, choose_regions
+from .report_composer import text as join
+from .scanpath import Scanpath
+from .tasks import report_messages
+
+NANO = Path(__file__).parent / "nano"
+REPORTED = (*FINDINGS, "Emphysema", "Hernia")  # findings a report names; finer ones go by their finding
+PARTS = ("gaze_classifier", "scanpath_predictor", "gaze_vlm")
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read off one film.
+
+    findings: records `{"name", "probability", "present", "regions"}`; scanpath: the gaze that went into the report;
+    gaze: "given", "predicted" or "none"; sentences: the report, each with its source; evidence: all of it, linked.
+    """
+
+    film: Film
+    findings: list[dict]
+    scanpath: Scanpath
+    gaze: str
+    sentences: list[ComposedSentence]
+    evidence: EvidenceBundle
+
+    @property
+    def report(self) -> str:
+        """The report as one text."""
+        return self.evidence.report
+
+
+class ReadingPipeline:
+    """GazeClassifier, ScanpathPredictor and GazeVLM over films. Models are loaded when they are first needed.
+
+    Args:
+        model: a folder or a Hub repository with the folders gaze_classifier, scanpath_predictor and gaze_vlm (all or some), or
+            the folder of one such model; the embedded nano by default. Only a repository that is not cached is downloaded.
+        device: where to run, the CPU by default. Weights are used in float32.
+        batch_size: films that go through a model together.
+    """
+
+    def __init__(self, model: str | Path | None = None, device: str | torch.device = "cpu", batch_size: int = 8):
+        self.source = str(model) if model is not None else str(NANO)
+        self.name = "nano" if model is None else str(model)
+        self.device, self.batch_size = torch.device(device), batch_size
+        if model is not None and not Path(self.source).exists() and not _looks_like_repository(self.source):
+            raise ModelError(f"{self.source}: no such folder, and no name of a Hub repository (owner/name)")
+
+    # ---- the models
+
+    @cached_property
+    def classifier(self):
+        """(GazeClassifier, its processor)."""
+        return self._load("gaze_classifier")
+
+    @cached_property
+    def scanpath_predictor(self):
+        """(ScanpathPredictor, its processor)."""
+        return self._load("scanpath_predictor")
+
+    @cached_property
+    def vlm(self):
+        """(GazeVLM, its processor)."""
+        return self._load("gaze_vlm")
+
+    def _load(self, part: str):
+        place = {"pretrained_model_name_or_path": self.source, "subfolder": part}
+        if Path(self.source).exists():
+            folder = Path(self.source) / part
+            if not folder.exists():
+                folder = Path(self.source)
+            if not (folder / "config.json").exists():
+                raise ModelError(f"{self.source}: no config.json, and no folder {part} with one")
+            place = {"pretrained_model_name_or_path": str(folder)}
+        try:
+            model = AutoModel.from_pretrained(**place, dtype=torch.float32)
+            processor = AutoProcessor.from_pretrained(**place)
+        except Exception as error:  # whatever transformers, the Hub's client or a broken file raise: a person gets one line
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"{self.source}: {part} cannot be loaded ({reason})") from error
+        if model.config.model_type != part:
+            raise ModelError(f"{self.source}: a {model.config.model_type}, but a {part} is needed")
+        return model.to(self.device).eval(), processor
+
+    def _batches(self, items: Sequence) -> Iterator[Sequence]:
+        for start in range(0, len(items), self.batch_size):
+            yield items[start : start + self.batch_size]
+
+    def _pixels(self, processor, films: Sequence[Film]) -> torch.Tensor:
+        images = [film.to_pil() for film in films]
+        return processor.image_processor(images, return_tensors="pt")["pixel_values"].to(self.device)
+
+    # ---- what they do
+
+    @torch.no_grad()
+    def classify(self, films: Sequence[Film]) -> list[list[dict]]:
+        """Findings of each film: `{"name", "probability", "present", "regions": [{"name", "box"}]}`.
+
+        A finding is present from its threshold on; No Finding exactly when nothing else is.
+        """
+        model, processor = self.classifier
+        found = []
+        for batch in self._batches(films):
+            outputs = model(pixel_values=self._pixels(processor, batch))
+            found += processor.post_process_findings(outputs, model.config)
+        return [_settle(records) for records in found]
+
+    def predict_scanpaths(
+        self, films: Sequence[Film], text: str | None = None, num_samples: int = 1, seed: int | None = None
+    ) -> list[list[Scanpath]]:
+        """For each film `num_samples` scanpaths; without samples and seed the point estimate.
+
+        Args:
+            text: what the reader looks for (a finding) or wrote (a report); None: the film alone.
+            seed: for reproducible samples.
+        """
+        model, processor = self.scanpath_predictor
+        tokens = {}
+        if text and text.strip():
+            tokens = processor.tokenizer(text.strip(), return_tensors="pt", truncation=True).to(self.device)
+        scanpaths = []
+        for batch in self._batches(films):
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            prompt = {name: tokens[name].expand(len(batch), -1) for name in ("input_ids", "attention_mask") if tokens}
+            samples = model.predict(
+                self._pixels(processor, batch), **prompt, num_samples=num_samples, generator=generator
+            )
+            for film, records in zip(batch, processor.post_process_scanpaths(samples), strict=True):
+                scanpaths.append([Scanpath.from_records(record, film.size) for record in records])
+        return scanpaths
+
+    def read(self, films: Sequence[Film], gaze: Sequence[Scanpath | None] | None = None) -> Iterator[Reading]:
+        """Readings in the order of the films, as they are ready.
+
+        Args:
+            gaze: a recorded scanpath for each film, None where there is none; predicted there.
+        """
+        gaze = list(gaze) if gaze is not None else [None] * len(films)
+        if len(gaze) != len(films):
+            raise ValueError(f"films: {len(films)}, scanpaths: {len(gaze)}; each film needs one (or None)")
+        for batch in self._batches(list(zip(films, gaze, strict=True))):
+            yield from self._read_batch([film for film, _ in batch], [scanpath for _, scanpath in batch])
+
+    @torch.no_grad()
+    def _read_batch(self, films: list[Film], given: list[Scanpath | None]) -> list[Reading]:
+        findings = self.classify(films)
+        model, processor = self.vlm
+        pixels = self._pixels(processor, films)
+        scanpaths, sources = self._gaze(films, pixels, given)
+        listed = [[record["name"] for record in records if record["present"]] for records in findings]
+        known = [[name for name in REPORTED if name in names and name != NO_FINDING] for names in listed]
+        drafts = self._write(pixels, scanpaths, known)
+        composer = ReportComposer()
+        readings = []
+        for film, records, scanpath, source, draft in zip(films, findings, scanpaths, sources, drafts, strict=True):
+            sentences = composer.reconcile(draft, records)
+            evidence = link_evidence(
+                join(sentences),
+                records,
+                scanpath,
+                sources=[sentence.source for sentence in sentences],
+                image={
+                    "name": Path(film.path).name,
+                    "sha256": film.sha256,
+                    "width": film.size[0],
+                    "height": film.size[1],
+                },
+                model={"name": self.name, "version": __version__},
+                gaze=source,
+            )
+            readings.append(Reading(film, records, scanpath, source, sentences, evidence))
+        return readings
+
+    def _gaze(self, films, pixels, given) -> tuple[list[Scanpath], list[str]]:
+        """Each film's gaze and where it comes from."""
+        model, _ = self.vlm
+        if model.model.scanpath_predictor is None:
+            empty = Scanpath([], [], [], [])
+            return [path or empty for path in given], ["given" if path else "none" for path in given]
+        fixations, mask = model.predict_gaze(pixels)
+        records = scanpath_records(ScanpathSamples(fixations[:, None], mask[:, None]))
+        scanpaths, sources = [], []
+        for film, path, record in zip(films, given, records, strict=True):
+            scanpaths.append(path if path is not None else Scanpath.from_records(record[0], film.size))
+            sources.append("predicted" if path is None else "given")
+        return scanpaths, sources
+
+    def _write(self, pixels, scanpaths: list[Scanpath], known: list[list[str]], drafts: int = 4) -> list[str]:
+        """A draft of each report: the greedy one, or where it misses a listed finding or adds one, the best of some more."""
+        best = self._generate(pixels, scanpaths, known)
+        missed = [_disagreement(text, names) for text, names in zip(best, known, strict=True)]
+        again = [row for row, count in enumerate(missed) if count]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for _ in range(drafts if again else 0):
+                texts = self._generate(
+                    pixels[again], [scanpaths[row] for row in again], [known[row] for row in again], sample=True
+                )
+                for row, text in zip(again, texts, strict=True):
+                    count = _disagreement(text, known[row])
+                    if count < missed[row]:
+                        best[row], missed[row] = text, count
+        return best
+
+    def _generate(self, pixels, scanpaths, known, sample: bool = False) -> list[str]:
+        model, processor = self.vlm
+        prompts = [
+            processor.apply_chat_template(report_messages(names), add_generation_prompt=True).replace(
+                processor.image_token, processor.image_token * processor.num_image_tokens
+            )
+            for names in known
+        ]
+        inputs = processor.tokenizer(prompts, return_tensors="pt", padding=True).to(self.device)
+        fixations, mask = pad_fixations([path.to_array() for path in scanpaths])
+        options = {"do_sample": True, "temperature": 0.7, "top_p": 0.9} if sample else {"do_sample": False}
+        tokens = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            pixel_values=pixels,
+            fixations=fixations.to(self.device),
+            fixation_mask=mask.to(self.device),
+            **options,
+        )
+        return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def grey_film(size: int = 512) -> Film:
+    """An even grey film, for when there is only a text."""
+    return Film(pixels=np.full((size, size), 128, np.uint8), path="grey film", format="png", sha256="", view=None)
+
+
+def _looks_like_repository(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def _settle(records: list[dict]) -> list[dict]:
+    """Findings that agree with one another, each with its regions: a mass is a lung lesion, and nothing is No Finding."""
+    present = {record["name"] for record in records if record["present"]} - {NO_FINDING}
+    present |= {FINER_FINDINGS[name] for name in present if FINER_FINDINGS.get(name)}
+    present = present or {NO_FINDING}
+    return [
+        {
+            "name": record["name"],
+            "probability": round(record["probability"], 4),
+            "present": record["name"] in present,
+            "regions": [] if record["name"] == NO_FINDING else choose_regions(record["name"], record["box"]),
+        }
+        for record in records
+    ]
+
+
+def _disagreement(report: str, known: list[str]) -> int:
+    """How many findings a report adds or leaves out."""
+    return len((label(report).positive() & set(REPORTED)) ^ (set(known) or {NO_FINDING}))

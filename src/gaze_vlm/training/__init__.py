@@ -1,0 +1,1 @@
+"""What training needs beside the models: views that move image, boxes and gaze together, averaging, collators."""
