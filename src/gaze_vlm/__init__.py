@@ -1,7 +1,7 @@
 """Radiologists look before they write: scanpaths, gaze-guided reports and their evidence for chest X-rays.
 
-Importing the package registers `GazeVLM`, `ScanpathPredictor` and `GazeClassifier` with transformers' Auto classes. Everything
-else is loaded when it is first used.
+Importing the package registers `GazeVLM`, `ScanpathPredictor` and `GazeClassifier` with transformers' Auto classes.
+Everything else is loaded when it is first used.
 """
 
 import importlib

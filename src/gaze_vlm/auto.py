@@ -1,8 +1,8 @@
 """Registration with transformers' Auto classes, at the price of an import only when an Auto class is used.
 
 `transformers` itself is lazy: `AutoModel` lives in a module that takes seconds to import and that many programs never
-touch. To register with it is to import it. So when that module is not there yet, the registration waits for it: an import
-hook runs it right after the module, before anybody can see an `AutoModel` that does not know our classes.
+touch. To register with it is to import it. So when that module is not there yet, the registration waits for it: an
+import hook runs it right after the module, before anybody can see an `AutoModel` that does not know our classes.
 """
 
 import importlib.abc
@@ -56,51 +56,74 @@ def _config_class(model_type: str) -> type:
     return CONFIG_MAPPING[model_type]
 
 
+_AUTO = "transformers.models.auto."
+_OWN = f"{__package__}.models."
+# kind of file -> what to run once transformers' Auto module of that kind is there
 _REGISTRATIONS: dict[str, Callable[[], None]] = {
-    "transformers.models.auto.configuration_auto": _register_configs,
-    "transformers.models.auto.modeling_auto": _register_models,
-    "transformers.models.auto.processing_auto": _register_processors,
+    "configuration": _register_configs,
+    "modeling": _register_models,
+    "processing": _register_processors,
 }
+_registered: set[str] = set()
+_loading: set[str] = set()
+
+
+def _kind(module: str) -> str | None:
+    """Kind of an Auto module of transformers or of a file in our models folder; None for everything else."""
+    for prefix in (_AUTO, _OWN):
+        kind = module.removeprefix(prefix).split("_")[0]
+        if module.startswith(prefix) and kind in _REGISTRATIONS and (prefix == _OWN or module == f"{_AUTO}{kind}_auto"):
+            return kind
+    return None
+
+
+def _register_ready() -> None:
+    """Register each kind whose Auto module is there, unless a file of ours of that kind is half imported."""
+    for kind, run in _REGISTRATIONS.items():
+        waits = any(_kind(module) == kind for module in _loading)
+        if f"{_AUTO}{kind}_auto" in sys.modules and kind not in _registered and not waits:
+            _registered.add(kind)
+            run()
 
 
 class _Loader(importlib.abc.Loader):
     """The module's own loader, and our registration after it."""
 
-    def __init__(self, loader: importlib.abc.Loader, then: Callable[[], None]):
-        self.loader, self.then = loader, then
+    def __init__(self, loader: importlib.abc.Loader):
+        self.loader = loader
 
     def create_module(self, spec):
         return self.loader.create_module(spec)
 
     def exec_module(self, module) -> None:
-        self.loader.exec_module(module)
-        self.then()
+        name = module.__name__
+        _loading.add(name)
+        try:
+            self.loader.exec_module(module)
+        finally:
+            _loading.discard(name)
+        _register_ready()
 
     def __getattr__(self, name: str):
         return getattr(self.loader, name)  # get_source and the like, for whoever inspects the module
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Waits for the Auto modules; every other import passes by."""
+    """Watches the Auto modules and our model files; every other import passes by."""
 
     def find_spec(self, name, path, target=None):
-        if name not in _REGISTRATIONS:
+        if _kind(name) is None:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
-                spec.loader = _Loader(spec.loader, _REGISTRATIONS[name])
+                spec.loader = _Loader(spec.loader)
                 return spec
         return None
 
 
 def register() -> None:
     """Make AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText and AutoProcessor know our classes."""
-    waiting = False
-    for name, then in _REGISTRATIONS.items():
-        if name in sys.modules:
-            then()
-        else:
-            waiting = True
-    if waiting and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+    _register_ready()

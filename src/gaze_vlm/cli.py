@@ -27,10 +27,13 @@ errors = Console(stderr=True, soft_wrap=True)
 
 Images = Annotated[list[Path], typer.Argument(help="Chest X-rays: PNG, JPEG or DICOM.", show_default=False)]
 Model = Annotated[
-    str | None, typer.Option(help="Folder or Hub repository of the models; the embedded nano by default.", show_default=False)
+    str | None,
+    typer.Option(help="Folder or Hub repository of the models; the embedded nano by default.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for pictures and evidence, one folder an image.", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for pictures and evidence, one folder an image.", show_default=False)
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already in --out.")]
 
 
@@ -212,7 +215,9 @@ def report(
     images: Images,
     gaze: Annotated[
         Path | None,
-        typer.Option(help="Recorded gaze for a single image: JSON or CSV with x, y, duration[, onset].", show_default=False),
+        typer.Option(
+            help="Recorded gaze for a single image: JSON or CSV with x, y, duration[, onset].", show_default=False
+        ),
     ] = None,
     out: Out = None,
     overwrite: Overwrite = False,
@@ -330,7 +335,9 @@ def demo(
     if as_json:
         print_json(documents)
     else:
-        console.print("nano shows how the machine works. It is no medical device: do not use it for care.", style="dim")
+        console.print(
+            "nano shows how the machine works. It is no medical device: do not use it for care.", style="dim"
+        )
     batch.finish()
 
 
@@ -342,7 +349,9 @@ def version(value: bool) -> None:
 
 @app.callback()
 def options(
-    show: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+    show: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Gaze-guided reading of chest X-rays: research software, no medical device."""
 

@@ -99,7 +99,9 @@ class ReadingPipeline:
         try:
             model = AutoModel.from_pretrained(**place, dtype=torch.float32)
             processor = AutoProcessor.from_pretrained(**place)
-        except Exception as error:  # whatever transformers, the Hub's client or a broken file raise: a person gets one line
+        except (
+            Exception
+        ) as error:  # whatever transformers, the Hub's client or a broken file raise: a person gets one line
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"{self.source}: {part} cannot be loaded ({reason})") from error
         if model.config.model_type != part:
@@ -120,7 +122,7 @@ class ReadingPipeline:
     def classify(self, films: Sequence[Film]) -> list[list[dict]]:
         """Findings of each film: `{"name", "probability", "present", "regions": [{"name", "box"}]}`.
 
-        A finding is present from its threshold on; No Finding exactly when nothing else is.
+        A finding is present from its threshold on, unless No Finding is; No Finding also when nothing else is.
         """
         model, processor = self.classifier
         found = []
@@ -258,10 +260,14 @@ def _looks_like_repository(name: str) -> bool:
 
 
 def _settle(records: list[dict]) -> list[dict]:
-    """Findings that agree with one another, each with its regions: a mass is a lung lesion, and nothing is No Finding."""
-    present = {record["name"] for record in records if record["present"]} - {NO_FINDING}
+    """Findings that agree with one another, each with its regions.
+
+    A film with No Finding has none; a mass is a lung lesion; and where nothing reaches its threshold there is No Finding.
+    """
+    present = {record["name"] for record in records if record["present"]}
     present |= {FINER_FINDINGS[name] for name in present if FINER_FINDINGS.get(name)}
-    present = present or {NO_FINDING}
+    if NO_FINDING in present or not present:
+        present = {NO_FINDING}
     return [
         {
             "name": record["name"],

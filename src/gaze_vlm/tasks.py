@@ -1,7 +1,7 @@
 """Tasks: a film and what is known of it -> chat messages.
 
-Messages are plain (`{"role", "content": [{"type": "image"}, {"type": "text", "text": ...}]}`), as every chat template of
-transformers and TRL's trainers take them.
+Messages are plain (`{"role", "content": [{"type": "image"}, {"type": "text", "text": ...}]}`), as every chat template
+of transformers and TRL's trainers take them.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ def report_messages(findings: Sequence[str] | None = None, report: str | None = 
     """Messages that ask for a report.
 
     Args:
-        findings: names of findings that are known to be present, to write about; empty: it is known that there are none;
+        findings: names of findings that are known to be present, to write about; empty: it is known that there are
+            none;
             None: nothing is known, the film must do.
         report: the answer, for training.
     """

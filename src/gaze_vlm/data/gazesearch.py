@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..findings import to_findings
-from ..scanpath import Scanpath, ScanpathError
-from .builder import DataError, ReleaseBuilder
+from ..scanpath import Scanpath
+from .builder import DataError, ReleaseBuilder, naming
 from .schema import row
 
 FRAME = 224  # both sides: images were squashed to 224 x 224
@@ -32,16 +32,16 @@ def with_centre(scanpath: Scanpath) -> Scanpath:
 class GazeSearch(ReleaseBuilder):
     """GazeSearch (WACV 2025): scanpaths of at most 6 fixations, each for one finding; no images.
 
-    `root` is the released JSON, or a folder that holds it. The split is the official one, and it shares images: most test
-    and validation images stand in train too, with other findings.
+    `root` is the released JSON, or a folder that holds it. The split is the official one, and it shares images: most
+    test and validation images stand in train too, with other findings.
     """
 
     homepage = "https://github.com/UARK-AICV/GazeSearch"
     licence = "MIT, Copyright (c) 2024 AICV@University of Arkansas"
     citation = (
-        "@inproceedings{pham2025gazesearch, title={GazeSearch: Radiology Findings Search Benchmark}, author={Pham, Trong "
-        "Thang and Nguyen, Tien-Phat and Ikebe, Yuki and Awasthi, Akash and Deng, Zhigang and Wu, Carol C and Nguyen, Hien "
-        "and Le, Ngan}, booktitle={WACV}, year={2025}}"
+        "@inproceedings{pham2025gazesearch, title={GazeSearch: Radiology Findings Search Benchmark}, author={Pham, "
+        "Trong Thang and Nguyen, Tien-Phat and Ikebe, Yuki and Awasthi, Akash and Deng, Zhigang and Wu, Carol C and "
+        "Nguyen, Hien and Le, Ngan}, booktitle={WACV}, year={2025}}"
     )
 
     def raw_files(self) -> list[Path]:
@@ -59,13 +59,16 @@ class GazeSearch(ReleaseBuilder):
         for number, record in enumerate(self._records):
             if SPLITS.get(record["split"]) != split:
                 continue
-            try:
+            with naming(f"{file}: record {number}"):
                 scanpath = Scanpath.from_pixels(record["X"], record["Y"], record["T"], image_size=(FRAME, FRAME))
                 findings = to_findings(record["task"], "gazesearch")
-            except (ScanpathError, ValueError) as error:
-                raise DataError(f"{file}: record {number}: {error}") from None
+                image_id = Path(record["name"]).stem
+                if not len(scanpath):
+                    raise ValueError("no fixation")
+                if not scanpath.inside.all():
+                    raise ValueError(f"fixation {scanpath.inside.argmin()} lies off the {FRAME} x {FRAME} image")
             yield row(
-                image_id=Path(record["name"]).stem,
+                image_id=image_id,
                 findings=[{"name": name, "certainty": 1.0} for name in findings],
                 prompt=record["task"],
                 scanpath=scanpath.to_records(),
@@ -79,10 +82,16 @@ class GazeSearch(ReleaseBuilder):
         file = self.raw_files()[0]
         try:
             records = json.loads(file.read_text())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or lists nested without end
             raise DataError(f"{file}: not valid JSON ({error})") from None
         wanted = {"name", "task", "X", "Y", "T", "split"}
-        for number, record in enumerate(records if isinstance(records, list) else [records]):
+        if not isinstance(records, list) or not records:
+            raise DataError(f"{file}: not a list of scanpaths")
+        for number, record in enumerate(records):
             if not isinstance(record, dict) or not wanted <= record.keys():
-                raise DataError(f"{file}: record {number} is not a GazeSearch scanpath (it needs {', '.join(sorted(wanted))})")
+                raise DataError(
+                    f"{file}: record {number} is not a GazeSearch scanpath (it needs {', '.join(sorted(wanted))})"
+                )
+            if record["split"] not in SPLITS:
+                raise DataError(f"{file}: record {number}: split is {record['split']!r}, known: {', '.join(SPLITS)}")
         return records

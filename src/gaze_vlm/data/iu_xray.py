@@ -2,6 +2,8 @@
 
 import tarfile
 import xml.etree.ElementTree as ET
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +15,17 @@ from .schema import row
 class IuXray(ReleaseBuilder):
     """De-identified radiology reports of Indiana University, as released by Open-i (`NLMCXR_reports.tgz`).
 
-    `root` is the archive, a folder that holds it, or a folder of its XML files. `XXXX` in a text marks removed words. The
-    release has no split: reports whose number ends in 9 are validation here, the others train. The licence named in each
-    file is CC BY-NC-ND 4.0: research use, and the text is not to be redistributed in another form.
+    `root` is the archive, a folder that holds it, or a folder of its XML files. `XXXX` in a text marks removed words.
+    The release has no split: reports whose number ends in 9 are validation here, the others train. The licence named
+    in each file is CC BY-NC-ND 4.0: research use, and the text is not to be redistributed in another form.
     """
 
     homepage = "https://openi.nlm.nih.gov"
     licence = "CC BY-NC-ND 4.0 (Indiana University / Open-i)"
     citation = (
         "@article{demner2016preparing, title={Preparing a collection of radiology examinations for distribution and "
-        "retrieval}, author={Demner-Fushman, Dina and Kohli, Marc D and Rosenman, Marc B and others}, journal={JAMIA}, "
-        "volume={23}, number={2}, year={2016}}"
+        "retrieval}, author={Demner-Fushman, Dina and Kohli, Marc D and Rosenman, Marc B and others}, "
+        "journal={JAMIA}, volume={23}, number={2}, year={2016}}"
     )
 
     def raw_files(self) -> list[Path]:
@@ -46,6 +48,11 @@ class IuXray(ReleaseBuilder):
     @cached_property
     def _reports(self) -> list[dict]:
         reports = [self._report(name, text) for name, text in self._texts()]
+        if not reports:
+            raise DataError(f"{self.root}: no XML report in it")
+        studies = Counter(report["study_id"] for report in reports)
+        if max(studies.values()) > 1:
+            raise DataError(f"{self.root}: {studies.most_common(1)[0][0]} is there twice")
         return sorted(reports, key=lambda report: (report["split"], int(report["study_id"].removeprefix("CXR"))))
 
     def _texts(self) -> Iterator[tuple[str, bytes]]:
@@ -58,15 +65,17 @@ class IuXray(ReleaseBuilder):
                 for member in archive:
                     if member.isfile() and member.name.endswith(".xml"):
                         yield f"{files[0]}: {member.name}", archive.extractfile(member).read()
-        except tarfile.TarError as error:
-            raise DataError(f"{files[0]}: not a readable archive ({error})") from None
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            reason = str(error).splitlines()[0].rstrip(":")  # tarfile lists what each compression said
+            raise DataError(f"{files[0]}: not a readable archive ({reason})") from None
 
     def _report(self, name: str, text: bytes) -> dict:
         try:
             tree = ET.fromstring(text)
             study = tree.find("uId").get("id")
+            int(study.removeprefix("CXR"))
             sections = {part.get("Label"): (part.text or "").strip() for part in tree.iter("AbstractText")}
-        except (ET.ParseError, AttributeError) as error:
+        except (ET.ParseError, AttributeError, ValueError) as error:
             raise DataError(f"{name}: not an Open-i report ({error})") from None
         return row(
             study_id=study,

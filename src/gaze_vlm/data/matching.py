@@ -1,8 +1,8 @@
 """Joining data sets of DIFFERENT patients by finding. What comes out is NOT paired data and every row says so.
 
-Films without reports, reports without films, scanpaths without films: to let a small model see all of them in one machine,
-a report or scanpath is put beside some film with like findings. Nothing learned from such rows is about a patient: no side,
-no severity, no place can carry over, only the findings themselves.
+Films without reports, reports without films, scanpaths without films: to let a small model see all of them in one
+machine, a report or scanpath is put beside some film with like findings. Nothing learned from such rows is about a
+patient: no side, no severity, no place can carry over, only the findings themselves.
 """
 
 import random
@@ -16,11 +16,15 @@ PAIRING = "matched by finding; NOT paired: film and text or gaze are of differen
 
 # what a sentence says about an earlier film, another view or a removed word cannot be learned from one film
 _BEYOND_THE_FILM = re.compile(
-    r"X{2,}|\b(prior|previous\w*|compar\w+|interval|chang\w+|again|since|unchanged|persist\w*|new|older|resol\w+|lateral|"
-    r"today|ago|discuss\w*|notif\w*|telephone\w*|dr|findings? were)\b",
+    r"X{2,}|\b(prior|previous\w*|compar\w+|interval|chang\w+|again|since|unchanged|persist\w*|new|older|resol\w+|"
+    r"lateral|today|ago|discuss\w*|notif\w*|telephone\w*|dr|findings? were)\b",
     re.IGNORECASE,
 )
-_IN_TIME = re.compile(r"\b(stable|unchanged|persistent|again (seen|noted)|redemonstrated|chronic-appearing)\b[ ,]*", re.IGNORECASE)
+_IN_TIME = re.compile(
+    r"\b(stable|unchanged|persistent|again (seen|noted)|redemonstrated|chronic-appearing)\b[ ,]*", re.IGNORECASE
+)
+# "The heart is stable." says nothing without its time, and no sentence ends like this
+_CUT_OFF = re.compile(r"\b(is|are|was|were|be|appears?|remains?|grossly|a|the|and|or|of|with|in)$", re.IGNORECASE)
 
 
 class FindingMatcher:
@@ -61,8 +65,9 @@ def report_text(row: dict) -> str:
     for part in (row["report"]["findings"], row["report"]["impression"]):
         for start, end in sentences(part or ""):
             sentence = re.sub(r"^\s*\d+[.)]\s*", "", _IN_TIME.sub("", " ".join(part[start:end].split())))
-            if len(sentence.split()) >= 2 and not _BEYOND_THE_FILM.search(sentence) and sentence not in kept:
-                kept.append(sentence[0].upper() + sentence[1:].rstrip(".,;: ") + ".")
+            sentence = sentence.rstrip(".,;: ")
+            if len(sentence.split()) >= 2 and not (_BEYOND_THE_FILM.search(sentence) or _CUT_OFF.search(sentence)):
+                kept.append(sentence[0].upper() + sentence[1:] + ".")
     return " ".join(dict.fromkeys(kept))
 
 

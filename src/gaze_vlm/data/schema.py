@@ -15,7 +15,9 @@ SCHEMA = Features(
         # certainty 0..1 that the finding is present; findings that nobody judged are not listed
         "findings": List({"name": Value("string"), "certainty": Value("float32")}),
         # x1, y1, x2, y2 in the image, 0..1 from the top left
-        "boxes": List({"name": Value("string"), "box": List(Value("float32"), length=4), "annotator": Value("string")}),
+        "boxes": List(
+            {"name": Value("string"), "box": List(Value("float32"), length=4), "annotator": Value("string")}
+        ),
         "prompt": Value("string"),  # what the reader was asked to look for
         "scanpath": SCANPATH,  # x, y in the image 0..1, onset and duration in seconds
         "reader": Value("string"),

@@ -21,16 +21,20 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 class GazeClassifierConfig(PreTrainedConfig):
     r"""
     Configuration of a [`GazeClassifier`]: a finding classifier whose attention is supervised by gaze or boxes
-    (Eyes on the Image, arXiv 2508.13068). The paper leaves backbone, weights and label set open; the defaults here are ours.
+    (Eyes on the Image, arXiv 2508.13068). The paper leaves backbone, weights and label set open; the defaults here are
+    ours.
 
     The findings are `id2label`, as everywhere in transformers.
 
     Args:
-        vision_config (`dict | PreTrainedConfig`, *optional*): the vision tower; ViT by default, `timm_wrapper` for timm.
-        text_config (`dict | PreTrainedConfig`, *optional*): encoder of finding texts for the contrastive loss; None: no such loss.
+        vision_config (`dict | PreTrainedConfig`, *optional*): the vision tower; ViT by default, `timm_wrapper` for
+            timm.
+        text_config (`dict | PreTrainedConfig`, *optional*): encoder of finding texts for the contrastive loss; None:
+            no such loss.
         attention (`str`): `"per_class"`: each finding attends for itself; `"shared"`: one map for all.
         projection_dim (`int`): width of the contrastive space.
-        thresholds (`list[float]`, *optional*): probability from which a finding counts as present, one a label; 0.5 by default.
+        thresholds (`list[float]`, *optional*): probability from which a finding counts as present, one a label; 0.5 by
+            default.
         temperature (`float`): probabilities are `sigmoid(logits / temperature)`.
         gaze_sigma (`float`): Gaussian of a fixation in the attention target, in fractions of the image's sides.
         gaze_loss_weight, box_loss_weight, contrastive_loss_weight (`float`): weights beside the classification loss.

@@ -22,15 +22,17 @@ GAZE_SOURCES = ("given", "predicted", "none")
 @strict
 class GazeVLMConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`GazeVLM`] (Gaze2Report, arXiv 2604.08600; tasks of GazeX, arXiv 2604.14316). The papers leave vision
-    size, graph depth and language model open; where Vision GNN gives a number (9 neighbours) it is taken.
+    Configuration of a [`GazeVLM`] (Gaze2Report, arXiv 2604.08600; tasks of GazeX, arXiv 2604.14316). The papers leave
+    vision size, graph depth and language model open; where Vision GNN gives a number (9 neighbours) it is taken.
 
     Args:
-        vision_config (`dict | PreTrainedConfig`, *optional*): the vision tower; ViT by default, `timm_wrapper` for timm.
+        vision_config (`dict | PreTrainedConfig`, *optional*): the vision tower; ViT by default, `timm_wrapper` for
+            timm.
         text_config (`dict | PreTrainedConfig`, *optional*): the causal language model; Llama by default.
-        scanpath_config (`dict | PreTrainedConfig`, *optional*): a `ScanpathPredictor` inside, for `gaze="predicted"`. Without a
-            `vision_config` of its own it reads the patch tokens of this model's tower.
-        gaze (`str`): where gaze comes from when none is passed: `"predicted"` or `"none"`. `"given"`: it must be passed.
+        scanpath_config (`dict | PreTrainedConfig`, *optional*): a `ScanpathPredictor` inside, for `gaze="predicted"`.
+            Without a `vision_config` of its own it reads the patch tokens of this model's tower.
+        gaze (`str`): where gaze comes from when none is passed: `"predicted"` or `"none"`. `"given"`: it must be
+            passed.
         tasks (`list[str]`): what the checkpoint was trained for, names of `gaze_vlm.tasks`.
         image_token_id (`int`): the placeholder that stands once for each visual-gaze token.
         merge_size (`int`): side of the square of patches that become one token.

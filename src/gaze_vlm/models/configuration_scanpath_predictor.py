@@ -23,22 +23,26 @@ class ScanpathPredictorConfig(PreTrainedConfig):
     Configuration of a [`ScanpathPredictor`] (MedGaze, arXiv 2407.00129; Sci Rep 15:13685).
 
     Args:
-        vision_config (`dict | PreTrainedConfig`, *optional*): the vision tower; ViT by default, `timm_wrapper` for timm.
-        vision_width (`int`, *optional*): channels of the patch tokens of a model that lends its vision tower; with it and
-            without `vision_config` the predictor has no tower and reads `patch_tokens`.
-        qformer_config (`dict | PreTrainedConfig`, *optional*): the Q-Former; `encoder_hidden_size` follows `hidden_size`.
+        vision_config (`dict | PreTrainedConfig`, *optional*): the vision tower; ViT by default, `timm_wrapper` for
+            timm.
+        vision_width (`int`, *optional*): channels of the patch tokens of a model that lends its vision tower; with it
+            and without `vision_config` the predictor has no tower and reads `patch_tokens`.
+        qformer_config (`dict | PreTrainedConfig`, *optional*): the Q-Former; `encoder_hidden_size` follows
+            `hidden_size`.
         text_config (`dict | PreTrainedConfig`, *optional*): the causal language model that reads [queries ; text].
         freeze_language_model (`bool`): the paper's setting.
         hidden_size, intermediate_size, num_attention_heads (`int`): of encoder and decoder.
         num_encoder_layers, num_decoder_layers (`int`): 6 and 6 in the paper.
         num_query_tokens (`int`): Q-Former queries, 32 in the paper.
         max_fixations (`int`): slots of the decoder, 50 in the paper.
-        num_strategies (`int`): ways of reading that are held apart: the output is a mixture over whole scanpaths. 1 is MedGaze.
+        num_strategies (`int`): ways of reading that are held apart: the output is a mixture over whole scanpaths. 1 is
+            MedGaze.
         start_at_center (`bool`): fixation 0 is the image's centre, as in MedGaze and GazeSearch.
         regression_loss (`str`): `"l1"` (the paper) or `"nll"` (Gaussian negative log-likelihood).
         keep_loss_weight, position_loss_weight, duration_loss_weight (`float`): 1 in the paper.
-        point_estimate (`str`): `"mean"` of the likeliest strategy, or `"consensus"`: of `consensus_samples` drawn scanpaths
-            and the strategies' means the one most like all drawn ones (minimum Bayes risk under ScanMatch's similarity).
+        point_estimate (`str`): `"mean"` of the likeliest strategy, or `"consensus"`: a scanpath of its own, trained to be as
+            much as possible like every reader's (expected ScanMatch similarity), where a mean would collapse to the centre.
+        consensus_loss_weight (`float`): weight of its loss.
         dropout (`float`): in encoder and decoder.
     """
 
@@ -64,7 +68,7 @@ class ScanpathPredictorConfig(PreTrainedConfig):
     position_loss_weight: float = 1.0
     duration_loss_weight: float = 1.0
     point_estimate: str = "mean"
-    consensus_samples: int = 64
+    consensus_loss_weight: float = 1.0
     dropout: float = 0.1
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -78,7 +82,11 @@ class ScanpathPredictorConfig(PreTrainedConfig):
             self.qformer_config = {**self.qformer_config, "encoder_hidden_size": self.hidden_size}
         if self.text_config is None:
             self.text_config = {}
-        for name, default in (("vision_config", "vit"), ("qformer_config", "blip_2_qformer"), ("text_config", "llama")):
+        for name, default in (
+            ("vision_config", "vit"),
+            ("qformer_config", "blip_2_qformer"),
+            ("text_config", "llama"),
+        ):
             sub = getattr(self, name)
             if isinstance(sub, dict):
                 setattr(self, name, CONFIG_MAPPING[sub.get("model_type", default)](**sub))
@@ -86,8 +94,10 @@ class ScanpathPredictorConfig(PreTrainedConfig):
         for name, allowed in (("regression_loss", ("l1", "nll")), ("point_estimate", ("mean", "consensus"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        for name in ("max_fixations", "num_strategies", "num_query_tokens", "consensus_samples"):
+        for name in ("max_fixations", "num_strategies", "num_query_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
+            )

@@ -13,8 +13,9 @@
 # limitations under the License.
 """Fixation tensors to maps on any grid: batched, on any device, differentiable where that means something.
 
-The frame everywhere: `fixations` (B, F, 4) with columns x, y in the image 0..1 from the top left, onset and duration in
-seconds; `fixation_mask` (B, F) True where a fixation is real. A grid is (rows, columns) of equal cells over the image.
+The frame everywhere: `fixations` (B, F, 4) with columns x, y in the image 0..1 from the top left, onset and duration
+in seconds; `fixation_mask` (B, F) True where a fixation is real. A grid is (rows, columns) of equal cells over the
+image.
 """
 
 from typing import NamedTuple
@@ -32,7 +33,9 @@ class PatchGaze(NamedTuple):
 
 def _check(fixations: torch.Tensor, fixation_mask: torch.Tensor) -> torch.Tensor:
     if fixations.ndim != 3 or fixations.shape[-1] != 4:
-        raise ValueError(f"fixations must be (batch, fixations, 4): x, y, onset, duration; got {tuple(fixations.shape)}")
+        raise ValueError(
+            f"fixations must be (batch, fixations, 4): x, y, onset, duration; got {tuple(fixations.shape)}"
+        )
     if fixation_mask.shape != fixations.shape[:2]:
         raise ValueError(f"fixation_mask {tuple(fixation_mask.shape)} does not fit fixations {tuple(fixations.shape)}")
     return fixation_mask.bool()
@@ -49,9 +52,9 @@ def density_map(
 ) -> torch.Tensor:
     """One Gaussian a fixation, summed: each cell holds the exact mass of the Gaussians over its area.
 
-    The Gaussian is separable and its integral over a cell is a difference of error functions in x times one in y, so the
-    whole batch is a single einsum, exact for any sigma on any grid. With sigma towards 0 the map becomes `patch_gaze`'s
-    dwell; on a fine grid a cell's value over its area becomes the density itself.
+    The Gaussian is separable and its integral over a cell is a difference of error functions in x times one in y, so
+    the whole batch is a single einsum, exact for any sigma on any grid. With sigma towards 0 the map becomes
+    `patch_gaze`'s dwell; on a fine grid a cell's value over its area becomes the density itself.
 
     Args:
         fixations: (B, F, 4); points off the image are allowed, only their mass on the image counts.

@@ -30,10 +30,13 @@ from .modeling_vision_tower import patch_tokens, tower_width
 @dataclass
 class GazeClassifierOutput(ModelOutput):
     r"""
-    loss (`torch.Tensor` of shape `()`, *optional*): weighted sum of `loss_parts`, when there is anything to learn from.
-    loss_parts (`dict[str, torch.Tensor]`, *optional*): unweighted losses by name: classification, gaze, boxes, text, region.
+    loss (`torch.Tensor` of shape `()`, *optional*): weighted sum of `loss_parts`, when there is anything to learn
+        from.
+    loss_parts (`dict[str, torch.Tensor]`, *optional*): unweighted losses by name: classification, gaze, boxes, text,
+        region.
     logits (`torch.Tensor` of shape `(B, C)`): one a finding; probabilities are `sigmoid(logits / config.temperature)`.
-    attention (`torch.Tensor` of shape `(B, C, rows, columns)`, or `(B, 1, rows, columns)` when shared): sums to 1 over the grid.
+    attention (`torch.Tensor` of shape `(B, C, rows, columns)`, or `(B, 1, rows, columns)` when shared): sums to 1 over
+        the grid.
     image_embeds (`torch.Tensor` of shape `(B, projection_dim)`): unit vectors.
     """
 
@@ -79,7 +82,8 @@ class AttentionPooling(nn.Module):
 
 class GazeClassifier(GazeClassifierPreTrainedModel):
     r"""
-    Vision tower, attention pooling whose map gaze or boxes supervise, a linear score for each finding in `config.id2label`.
+    Vision tower, attention pooling whose map gaze or boxes supervise, a linear score for each finding in
+    `config.id2label`.
 
     No gaze is needed at inference.
     """
@@ -101,7 +105,10 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         self.post_init()
 
     def get_text_features(self, finding_text: torch.Tensor, finding_text_mask: torch.Tensor | None = None):
-        """Token ids (T, L) of finding texts -> unit vectors (T, projection_dim); the mean over real tokens is projected."""
+        """Token ids (T, L) of finding texts -> unit vectors (T, projection_dim).
+
+        The mean over real tokens is projected.
+        """
         if self.text_tower is None:
             raise ValueError("this GazeClassifier has no text tower: set text_config to use finding_text")
         if finding_text_mask is None:
@@ -109,7 +116,7 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         states = self.text_tower(input_ids=finding_text, attention_mask=finding_text_mask).last_hidden_state
         mask = finding_text_mask[..., None].to(states.dtype)
         mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return nn.functional.normalize(self.text_projection(mean), dim=-1)
+        return unit_vectors(self.text_projection(mean))
 
     @can_return_tuple
     def forward(
@@ -128,7 +135,8 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): from the processor.
-            labels (`torch.Tensor` of shape `(B, C)`, *optional*): 1 present, 0 absent, NaN unknown (left out of the loss).
+            labels (`torch.Tensor` of shape `(B, C)`, *optional*): 1 present, 0 absent, NaN unknown (left out of the
+                loss).
             fixations (`torch.Tensor` of shape `(B, F, 4)`, *optional*): x, y in the image 0..1, onset and duration in
                 seconds. They teach where to attend; a sample whose mask is all False teaches nothing here.
             fixation_mask (`torch.Tensor` of shape `(B, F)`, *optional*): which fixations are real; all by default.
@@ -143,7 +151,7 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         tokens = self.norm(features.flatten(1, 2))
         pooled, attention = self.pooling(tokens)
         logits = (pooled * self.head.weight).sum(-1) + self.head.bias
-        image_embeds = nn.functional.normalize(self.image_projection(pooled.mean(1)), dim=-1)
+        image_embeds = unit_vectors(self.image_projection(pooled.mean(1)))
         maps = attention.unflatten(-1, grid)
 
         parts, weights = {}, {}
@@ -157,7 +165,7 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
             parts["gaze"] = self.attention_loss(self._looked_at(maps, labels), target, trust)
             weights["gaze"] = self.config.gaze_loss_weight * self.gaze_scale
             gazed = torch.einsum("bp,bpc->bc", target.flatten(1).to(tokens.dtype), tokens)
-            gazed = nn.functional.normalize(self.image_projection(gazed), dim=-1)
+            gazed = unit_vectors(self.image_projection(gazed))
             has_gaze = target.sum((1, 2)) > 0
             parts["region"] = self._contrastive_loss(image_embeds[has_gaze], gazed[has_gaze], None)
             weights["region"] = self.config.contrastive_loss_weight * self.gaze_scale
@@ -240,9 +248,15 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
             known = labels.nan_to_num(-1)
             positive = (known[:, None] == known[None]).all(-1).to(scores.dtype)
         losses = [
-            -(positive * matrix.log_softmax(-1)).sum(-1) / positive.sum(-1) for matrix in (scores, scores.transpose(0, 1))
+            -(positive * matrix.log_softmax(-1)).sum(-1) / positive.sum(-1)
+            for matrix in (scores, scores.transpose(0, 1))
         ]
         return torch.stack(losses).mean() if len(left) else scores.sum()
+
+
+def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors (..., D) at length 1, in float32: in float16 the squares of small values vanish, and 0 / 0 is NaN."""
+    return nn.functional.normalize(vectors.float(), dim=-1)
 
 
 def peak(maps: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,8 @@ from .modeling_visual_gaze_graph import VisualGazeGraph
 @dataclass
 class GazeVLMModelOutput(BaseModelOutputWithPast):
     r"""
-    image_hidden_states (`torch.Tensor` of shape `(N, tokens, text width)`, *optional*): the visual-gaze tokens put into the text.
+    image_hidden_states (`torch.Tensor` of shape `(N, tokens, text width)`, *optional*): the visual-gaze tokens put
+        into the text.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
@@ -43,7 +44,8 @@ class GazeVLMCausalLMOutput(ModelOutput):
     r"""
     loss (`torch.Tensor` of shape `()`, *optional*): next-token loss, when `labels` are given.
     logits (`torch.Tensor` of shape `(B, T, vocabulary)`).
-    image_hidden_states (`torch.Tensor` of shape `(N, tokens, text width)`, *optional*): the visual-gaze tokens put into the text.
+    image_hidden_states (`torch.Tensor` of shape `(N, tokens, text width)`, *optional*): the visual-gaze tokens put
+        into the text.
     """
 
     loss: torch.FloatTensor | None = None
@@ -147,7 +149,9 @@ class GazeVLMModel(GazeVLMPreTrainedModel):
         elif fixations is None:
             raise ValueError('gaze="given" needs fixations')
         elif len(fixations) != len(patch_tokens):
-            raise ValueError(f"images: {len(patch_tokens)}, scanpaths: {len(fixations)}; each image needs one (or an empty one)")
+            raise ValueError(
+                f"images: {len(patch_tokens)}, scanpaths: {len(fixations)}; each image needs one (or an empty one)"
+            )
         return self.multi_modal_projector(self.visual_gaze_graph(patch_tokens, fixations, fixation_mask))
 
     @can_return_tuple
@@ -181,7 +185,8 @@ class GazeVLMModel(GazeVLMPreTrainedModel):
             placeholder = input_ids == self.config.image_token_id
             if placeholder.sum() != features.shape[0] * features.shape[1]:
                 raise ValueError(
-                    f"image placeholders: {int(placeholder.sum())}, visual-gaze tokens: {features.shape[0] * features.shape[1]} "
+                    f"image placeholders: {int(placeholder.sum())}, "
+                    f"visual-gaze tokens: {features.shape[0] * features.shape[1]} "
                     f"({features.shape[0]} images of {features.shape[1]})"
                 )
             inputs_embeds = inputs_embeds.masked_scatter(placeholder[..., None], features)
@@ -245,17 +250,19 @@ class GazeVLM(GazeVLMPreTrainedModel, GenerationMixin):
         r"""
         Args:
             input_ids (`torch.Tensor` of shape `(B, T)`): with `config.image_token_id` once for each visual-gaze token.
-            pixel_values (`torch.Tensor` of shape `(N, 3, H, W)`): all images of the batch, in the order of their placeholders.
-            fixations (`torch.Tensor` of shape `(N, F, 4)`, *optional*): x, y in the image 0..1, onset and duration in seconds.
-            fixation_mask (`torch.Tensor` of shape `(N, F)`, *optional*): which fixations are real; an image whose mask is all
-                False counts as one without gaze.
-            gaze (`str`, *optional*): `"given"`, `"predicted"` or `"none"`; by default given if there are fixations, else
-                `config.gaze`.
+            pixel_values (`torch.Tensor` of shape `(N, 3, H, W)`): all images of the batch, in the order of their
+                placeholders.
+            fixations (`torch.Tensor` of shape `(N, F, 4)`, *optional*): x, y in the image 0..1, onset and duration in
+                seconds.
+            fixation_mask (`torch.Tensor` of shape `(N, F)`, *optional*): which fixations are real; an image whose mask
+                is all False counts as one without gaze.
+            gaze (`str`, *optional*): `"given"`, `"predicted"` or `"none"`; by default given if there are fixations,
+                else `config.gaze`.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*).
             labels (`torch.Tensor` of shape `(B, T)`, *optional*): token ids, -100 where nothing is to be learned.
             logits_to_keep (`int` or `torch.Tensor`): logits only for the last positions, or for these; 0 for all.
-            patch_tokens (`torch.Tensor` of shape `(N, rows, columns, C)`, *optional*): the vision tower's output, instead of
-                `pixel_values`.
+            patch_tokens (`torch.Tensor` of shape `(N, rows, columns, C)`, *optional*): the vision tower's output,
+                instead of `pixel_values`.
         """
         output = self.model(
             input_ids=input_ids,

@@ -35,13 +35,17 @@ MIN_DURATION = 0.05  # seconds; shorter fixations are not predicted
 @dataclass
 class ScanpathPredictorOutput(ModelOutput):
     r"""
-    loss (`torch.Tensor` of shape `()`, *optional*): with `fixations`: of the scanpath; with `labels`: of the report; else None.
-    loss_parts (`dict[str, torch.Tensor]`, *optional*): keep, position and duration, of the strategy each sample is likeliest
-        to follow; report.
+    loss (`torch.Tensor` of shape `()`, *optional*): with `fixations`: of the scanpath; with `labels`: of the report;
+        else None.
+    loss_parts (`dict[str, torch.Tensor]`, *optional*): keep, position and duration, of the strategy each sample is
+        likeliest to follow; report.
     strategy_logits (`torch.Tensor` of shape `(B, K)`): log-weights of the K ways of reading (`config.num_strategies`).
-    keep_logits (`torch.Tensor` of shape `(B, K, S)`): whether slot s holds a fixation; the first that does not ends the scanpath.
+    keep_logits (`torch.Tensor` of shape `(B, K, S)`): whether slot s holds a fixation; the first that does not ends
+        the scanpath.
     mean (`torch.Tensor` of shape `(B, K, S, 3)`): x, y in the image 0..1 and duration in seconds.
     log_variance (`torch.Tensor` of shape `(B, K, S, 3)`): of the same, in squared units.
+    consensus (`torch.Tensor` of shape `(B, S, 3)`, *optional*): x, y and duration of the scanpath most like all readers'.
+    consensus_keep_logits (`torch.Tensor` of shape `(B, S)`, *optional*): its keep/stop.
     """
 
     loss: torch.FloatTensor | None = None
@@ -50,6 +54,8 @@ class ScanpathPredictorOutput(ModelOutput):
     keep_logits: torch.FloatTensor | None = None
     mean: torch.FloatTensor | None = None
     log_variance: torch.FloatTensor | None = None
+    consensus: torch.FloatTensor | None = None
+    consensus_keep_logits: torch.FloatTensor | None = None
 
 
 class ScanpathSamples(NamedTuple):
@@ -60,7 +66,10 @@ class ScanpathSamples(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries (B, S, D) over context (B, T, D); mask (B, T) is True where the context is real."""
+    """Multi-head attention of queries (B, S, D) over context (B, T, D).
+
+    The mask (B, T) is True where the context is real.
+    """
 
     def __init__(self, config: ScanpathPredictorConfig):
         super().__init__()
@@ -150,7 +159,8 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         self.memory_projection = nn.Linear(text_width, config.hidden_size)
         self.memory_norm = nn.LayerNorm(config.hidden_size)
         self.slot_queries = nn.Parameter(torch.empty(config.max_fixations, config.hidden_size))
-        self.strategy_queries = nn.Parameter(torch.empty(config.num_strategies, config.hidden_size))
+        self.has_consensus = config.point_estimate == "consensus"
+        self.strategy_queries = nn.Parameter(torch.empty(config.num_strategies + self.has_consensus, config.hidden_size))
         self.decoder = nn.ModuleList(ScanpathLayer(config, cross=True) for _ in range(config.num_decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.hidden_size)
         self.strategy_head = nn.Linear(config.hidden_size, 1)
@@ -236,35 +246,33 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         return output
 
     def _decode(self, memory: torch.Tensor, memory_mask: torch.Tensor) -> ScanpathPredictorOutput:
-        """Each strategy fills its slots, and one more slot in front weighs the strategy."""
-        strategies, slots = self.config.num_strategies, self.config.max_fixations
-        weigh = self.strategy_queries[:, None]
-        states = torch.cat([weigh, weigh + self.slot_queries], dim=1).repeat(len(memory), 1, 1)
-        memory = memory.repeat_interleave(strategies, dim=0)
-        memory_mask = memory_mask.repeat_interleave(strategies, dim=0)
+        """Each strategy (and after them the consensus) fills its slots; one more slot in front weighs the strategy."""
+        queries = self.strategy_queries[:, None]
+        states = torch.cat([queries, queries + self.slot_queries], dim=1).repeat(len(memory), 1, 1)
+        memory = memory.repeat_interleave(len(queries), dim=0)
+        memory_mask = memory_mask.repeat_interleave(len(queries), dim=0)
         for layer in self.decoder:
             states = layer(states, memory, memory_mask)
-        states = self.decoder_norm(states).float().unflatten(0, (-1, strategies))
+        states = self.decoder_norm(states).unflatten(0, (-1, len(queries)))
         front, states = states[:, :, 0], states[:, :, 1:]
-        head = {name: getattr(self, f"{name}_head") for name in ("strategy", "keep", "mean", "variance")}
-        strategy, keep, mean, variance = (
-            nn.functional.linear(inputs, head[name].weight.float(), head[name].bias.float())
-            for name, inputs in (("strategy", front), ("keep", states), ("mean", states), ("variance", states))
-        )
+        keep = self.keep_head(states).squeeze(-1).float()
+        mean = self.mean_head(states).float()
         mean = torch.cat([mean[..., :2].sigmoid(), MIN_DURATION + nn.functional.softplus(mean[..., 2:] - 1)], dim=-1)
+        log_variance = self.variance_head(states).float() - 3
         if self.config.start_at_center:
-            first = torch.arange(slots, device=mean.device)[:, None] == 0
-            position = torch.tensor([True, True, False], device=mean.device)
-            mean = torch.where(first & position, 0.5, mean)
-            variance = torch.where(first & position, -20.0, variance - 3)
-        else:
-            variance = variance - 3
-        return ScanpathPredictorOutput(
-            strategy_logits=strategy.squeeze(-1).log_softmax(-1),
-            keep_logits=keep.squeeze(-1),
-            mean=mean,
-            log_variance=variance.clamp(-20.0, 3.0),
+            given = torch.zeros(mean.shape[-2:], dtype=torch.bool, device=mean.device)
+            given[0, :2] = True
+            mean, log_variance = mean.masked_fill(given, 0.5), log_variance.masked_fill(given, -20.0)
+        strategies = self.config.num_strategies
+        output = ScanpathPredictorOutput(
+            strategy_logits=self.strategy_head(front[:, :strategies]).squeeze(-1).float().log_softmax(-1),
+            keep_logits=keep[:, :strategies],
+            mean=mean[:, :strategies],
+            log_variance=log_variance[:, :strategies].clamp(-20.0, 3.0),
         )
+        if self.has_consensus:
+            output.consensus, output.consensus_keep_logits = mean[:, -1], keep[:, -1]
+        return output
 
     def _scanpath_loss(self, output, fixations: torch.Tensor, mask: torch.Tensor):
         """Paper's loss (keep/stop over all slots, regression over real ones) under a mixture over strategies."""
@@ -274,23 +282,19 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         if not mask.any(1).all():
             raise ValueError(f"row {int((~mask.any(1)).nonzero()[0])} has no fixation to learn from")
         missing = slots - fixations.shape[1]
-        target = nn.functional.pad(fixations[..., [0, 1, 3]], (0, 0, 0, missing))[:, None]
-        mask = nn.functional.pad(mask, (0, missing))[:, None]
-        keep = nn.functional.binary_cross_entropy_with_logits(
-            output.keep_logits, mask.to(output.keep_logits.dtype).expand_as(output.keep_logits), reduction="none"
-        ).mean(-1)
-        error = target - output.mean
+        target = nn.functional.pad(fixations[..., [0, 1, 3]], (0, 0, 0, missing))
+        mask = nn.functional.pad(mask, (0, missing))
+        keep = self._keep_loss(output.keep_logits, mask[:, None])
+        error = target[:, None] - output.mean
         if config.regression_loss == "l1":
-            each = error.abs()
+            each = error.abs() / mask.sum(-1)[:, None, None, None]
         else:
             each = 0.5 * (error.square() * (-output.log_variance).exp() + output.log_variance)
-        real = mask[..., None].expand_as(each).clone()
+        real = mask[:, None, :, None].expand_as(each).clone()
         if config.start_at_center:
             real[:, :, 0, :2] = False  # given, not predicted
-        per_scanpath = torch.where(real, each, 0).sum(2)
-        if config.regression_loss == "l1":
-            per_scanpath = per_scanpath / mask.sum(-1, keepdim=True)
-        position, duration = per_scanpath[..., :2].sum(-1), per_scanpath[..., 2]
+        each = torch.where(real, each, 0).sum(2)
+        position, duration = each[..., :2].sum(-1), each[..., 2]
         costs = (
             config.keep_loss_weight * keep
             + config.position_loss_weight * position
@@ -298,11 +302,28 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         )
         joint = output.strategy_logits - costs
         share = joint.detach().softmax(-1)
-        parts = {
-            name: (share * value).sum(-1).mean()
-            for name, value in (("keep", keep), ("position", position), ("duration", duration))
-        }
-        return -joint.logsumexp(-1).mean(), parts
+        named = (("keep", keep), ("position", position), ("duration", duration))
+        parts = {name: (share * value).sum(-1).mean() for name, value in named}
+        loss = -joint.logsumexp(-1).mean()
+        if self.has_consensus:
+            parts["consensus"] = self._consensus_loss(output, target, mask)
+            loss = loss + config.consensus_loss_weight * parts["consensus"]
+        return loss, parts
+
+    def _keep_loss(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of keep/stop, mean over all slots, padding included as in the paper."""
+        target = mask.to(logits.dtype).expand_as(logits)
+        return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
+
+    def _consensus_loss(self, output, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """One scanpath for all readers: the expected likeness to theirs is what is maximised, at two scales."""
+        path, full = output.consensus[:, None], torch.ones_like(mask)[:, None]
+        likeness = sum(
+            scanpath_likeness(path, full, target[:, None], mask[:, None], reach=reach) for reach in (0.25, 0.5)
+        )
+        duration = torch.where(mask, (output.consensus[..., 2] - target[..., 2]).abs(), 0).sum(-1) / mask.sum(-1)
+        keep = self._keep_loss(output.consensus_keep_logits, mask)
+        return (1 - likeness.flatten() / 2 + duration + keep).mean()
 
     @torch.no_grad()
     def predict(
@@ -331,12 +352,14 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         if sample is None:
             sample = num_samples > 1 or generator is not None
         if num_samples > 1 and not sample:
-            raise ValueError("several scanpaths a film are only there when they are drawn: num_samples > 1 needs sample=True")
+            raise ValueError(
+                "several scanpaths a film are only there when they are drawn: num_samples > 1 needs sample=True"
+            )
         output = self(pixel_values, input_ids, attention_mask, patch_tokens=patch_tokens)
         if sample:
             drawn, keep = self._draw(output, num_samples, generator)
-        elif self.config.point_estimate == "consensus":
-            drawn, keep = self._consensus(output)
+        elif self.has_consensus:
+            drawn, keep = output.consensus[:, None], (output.consensus_keep_logits > 0)[:, None]
         else:
             best = output.strategy_logits.argmax(-1)
             rows = torch.arange(len(best), device=best.device)
@@ -360,17 +383,6 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         drawn = mean + deviation * noise
         drawn = torch.cat([drawn[..., :2].clamp(0, 1), drawn[..., 2:].clamp(min=MIN_DURATION)], dim=-1)
         return drawn, output.keep_logits[rows, chosen].sigmoid() > keep_noise
-
-    def _consensus(self, output: ScanpathPredictorOutput):
-        """The candidate that is on average most like the drawn scanpaths."""
-        fixed = torch.Generator().manual_seed(0)  # the point estimate is a property of the model, not of chance
-        drawn, drawn_keep = self._draw(output, self.config.consensus_samples, fixed)
-        candidates = torch.cat([output.mean, drawn], 1)
-        keep = torch.cat([output.keep_logits > 0, drawn_keep], 1)
-        likeness = scanpath_likeness(candidates, until_stop(keep), drawn, until_stop(drawn_keep))
-        best = likeness.mean(-1).argmax(-1)
-        rows = torch.arange(len(best), device=best.device)
-        return candidates[rows, best][:, None], keep[rows, best][:, None]
 
 
 def until_stop(keep: torch.Tensor) -> torch.Tensor:
@@ -396,12 +408,13 @@ def grid_encoding(states: torch.Tensor) -> torch.Tensor:
 
 
 def scanpath_likeness(
-    candidates: torch.Tensor, candidate_mask: torch.Tensor, others: torch.Tensor, other_mask: torch.Tensor
+    candidates: torch.Tensor, candidate_mask: torch.Tensor, others: torch.Tensor, other_mask: torch.Tensor, reach: float = 0.25
 ) -> torch.Tensor:
     """ScanMatch's similarity without the binning: global alignment in which a pair scores by how near it lies.
 
-    A pair of fixations scores 1 at the same place and falls to 0 at a quarter of the image's side (ScanMatch's threshold of
-    3.5 bins of 14), below that to the negative; gaps cost nothing; the sum is divided by the longer scanpath's length.
+    A pair of fixations scores 1 at the same place, 0 at distance `reach` and less beyond; gaps cost nothing; the sum is divided
+    by the longer scanpath's length. ScanMatch's usual threshold, 3.5 bins of 14, is a reach of a quarter of the image's side.
+    Differentiable, so that it can be maximised.
 
     Args:
         candidates, candidate_mask: (B, N, S, 2 or more) x, y in 0..1 and (B, N, S).
@@ -410,9 +423,10 @@ def scanpath_likeness(
     Returns:
         (B, N, M) in 0..1, higher is more alike.
     """
-    distance = (candidates[:, :, None, :, None, :2] - others[:, None, :, None, :, :2]).square().sum(-1).sqrt()
+    distance = (candidates[:, :, None, :, None, :2] - others[:, None, :, None, :, :2]).square().sum(-1)
+    distance = (distance + 1e-12).sqrt()
     pairs = candidate_mask[:, :, None, :, None] & other_mask[:, None, :, None, :]
-    score = torch.where(pairs, 1 - distance / 0.25, -1.0)
+    score = torch.where(pairs, 1 - distance / reach, -1.0)
     rows, columns = score.shape[-2:]
     above = [score.new_zeros(score.shape[:3]) for _ in range(columns + 1)]
     for i in range(rows):

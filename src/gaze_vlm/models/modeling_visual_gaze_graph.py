@@ -14,7 +14,8 @@
 """How gaze becomes tokens: patches of a film and the fixations on it, joined in a graph.
 
 Nodes are patches. Three kinds of edges: to the nearest patches in feature space (Vision GNN, arXiv 2206.00272), to the
-neighbours on the grid, and along saccades between fixated patches. Each layer is Vision GNN's max-relative convolution.
+neighbours on the grid, and along saccades between fixated patches. Each layer is Vision GNN's max-relative
+convolution.
 """
 
 import torch
@@ -44,8 +45,13 @@ def grid_neighbors(grid: tuple[int, int], device=None) -> torch.Tensor:
     return torch.stack(around, dim=-1).to(device)
 
 
-def saccade_edges(fixations: torch.Tensor, mask: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Edges between the patches of successive fixations, both ways: (N, 2 (F - 1), 2) from, to; and which of them are real."""
+def saccade_edges(
+    fixations: torch.Tensor, mask: torch.Tensor, grid: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Edges between the patches of successive fixations, both ways.
+
+    Returns (N, 2 (F - 1), 2) from, to; and (N, 2 (F - 1)) which of them are real.
+    """
     cells, inside = cell_index(fixations, grid)
     real = mask.bool() & inside
     pairs = torch.stack([cells[:, :-1], cells[:, 1:]], dim=-1)
@@ -71,7 +77,8 @@ class MaxRelativeLayer(GradientCheckpointingLayer):
         normed = self.graph_norm(states)
         index = torch.cat([nearest_patches(normed, self.neighbors), grid_index.expand(len(states), -1, -1)], dim=-1)
         rows = torch.arange(len(states), device=states.device)[:, None, None]
-        relative = normed[rows, index].amax(dim=2) - normed  # the maximum of differences is the difference to the maximum
+        # the maximum of differences is the difference to the maximum
+        relative = normed[rows, index].amax(dim=2) - normed
         if edges is not None:
             rows = rows[:, 0]
             difference = normed[rows, edges[..., 0]] - normed[rows, edges[..., 1]]
@@ -105,8 +112,8 @@ class VisualGazeGraph(nn.Module):
     ) -> torch.Tensor:
         """Patch tokens (N, rows, columns, C), fixations (N, F, 4) and fixation_mask (N, F) -> (N, rows, columns, D).
 
-        An image without gaze (no fixations at all, or a mask that is all False) gets a learned mark on every patch instead of
-        zeros: that nobody's gaze is known is not the same as that nobody looked.
+        An image without gaze (no fixations at all, or a mask that is all False) gets a learned mark on every patch
+        instead of zeros: that nobody's gaze is known is not the same as that nobody looked.
         """
         grid = tuple(patch_tokens.shape[1:3])
         states = self.input_proj(self.input_norm(patch_tokens.flatten(1, 2).to(self.no_gaze.dtype)))
@@ -126,7 +133,7 @@ class VisualGazeGraph(nn.Module):
         return self.output_norm(states).unflatten(1, grid)
 
     def _node_features(self, fixations: torch.Tensor, mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """(N, P, 4): log dwell, whether visited, log visits, and how early (1 at the start, falling to 0; 0 if never)."""
+        """(N, P, 4): log dwell, whether visited, log visits, how early (1 at the start, falling to 0; 0 if never)."""
         gaze = patch_gaze(fixations, mask, grid)
         features = (gaze.dwell.log1p(), (gaze.visits > 0).float(), gaze.visits.log1p(), 1 / (1 + gaze.first_visit))
         return torch.stack(features, dim=-1).flatten(1, 2)

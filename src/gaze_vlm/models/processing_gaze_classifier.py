@@ -37,8 +37,8 @@ class GazeClassifierProcessor(ProcessorMixin):
     def post_process_findings(self, outputs, config) -> list[list[dict]]:
         """Model outputs -> for each image one record a finding, in the order of `config.id2label`.
 
-        Records are `{"name", "probability", "present", "box"}`: probability 0..1, box `[x1, y1, x2, y2]` in 0..1 around
-        the cells that hold at least half of the finding's highest attention.
+        Records are `{"name", "probability", "present", "box"}`: probability 0..1, box `[x1, y1, x2, y2]` in 0..1
+        around the cells that hold at least half of the finding's highest attention.
         """
         probabilities = (outputs.logits.float() / config.temperature).sigmoid()
         thresholds = config.thresholds or [0.5] * config.num_labels

@@ -20,8 +20,8 @@ from transformers.processing_utils import ProcessorMixin
 
 class GazeVLMProcessor(ProcessorMixin):
     r"""
-    Image processor (resized without keeping the aspect ratio, so that positions in 0..1 stay what they are), tokenizer with an
-    image placeholder, and padding of fixations.
+    Image processor (resized without keeping the aspect ratio, so that positions in 0..1 stay what they are), tokenizer
+    with an image placeholder, and padding of fixations.
 
     Args:
         num_image_tokens (`int`): visual-gaze tokens an image, each one placeholder in the text.
@@ -29,7 +29,13 @@ class GazeVLMProcessor(ProcessorMixin):
     """
 
     def __init__(
-        self, image_processor=None, tokenizer=None, num_image_tokens=49, image_token="<image>", chat_template=None, **kwargs
+        self,
+        image_processor=None,
+        tokenizer=None,
+        num_image_tokens=49,
+        image_token="<image>",
+        chat_template=None,
+        **kwargs,
     ):
         self.num_image_tokens = num_image_tokens
         self.image_token = image_token
@@ -43,9 +49,9 @@ class GazeVLMProcessor(ProcessorMixin):
         """As every processor of transformers, and:
 
         Args:
-            fixations (`list`, *optional*): one scanpath an image, in the order of the images: an (n, 4) array of x, y in the
-                image 0..1, onset and duration in seconds; a record `{"x", "y", "onset", "duration"}`; or None for an image
-                without gaze. They come out as `fixations` (N, F, 4) and `fixation_mask` (N, F).
+            fixations (`list`, *optional*): one scanpath an image, in the order of the images: an (n, 4) array of x, y
+                in the image 0..1, onset and duration in seconds; a record `{"x", "y", "onset", "duration"}`; or None
+                for an image without gaze. They come out as `fixations` (N, F, 4) and `fixation_mask` (N, F).
         """
         batch = super().__call__(images=images, text=text, **kwargs)
         if fixations is not None:

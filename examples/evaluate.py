@@ -1,0 +1,218 @@
+"""Measure models on open data, each number beside its baselines.
+
+    python examples/evaluate.py classify --nih DIR
+    python examples/evaluate.py report --nih DIR
+    python examples/evaluate.py scanpath --gazesearch FILE
+
+DIR and FILE are releases as `gaze_vlm.data` reads them. The validation split is measured (`--split`), with the embedded nano or
+`--model`. `--json` prints the numbers as one JSON document.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from gaze_vlm import Scanpath
+from gaze_vlm.data import load
+from gaze_vlm.data.gazesearch import with_centre
+from gaze_vlm.data.matching import present_findings
+from gaze_vlm.findings import FINDINGS, FINER_FINDINGS
+from gaze_vlm.images import read_film
+from gaze_vlm.labeler import label
+from gaze_vlm.metrics.baselines import (
+    NORMAL_TEMPLATE,
+    CentrePrior,
+    FindingMean,
+    FindingMedoid,
+    NearestNeighbour,
+    RandomHuman,
+    Uniform,
+)
+from gaze_vlm.metrics.classification import auroc
+from gaze_vlm.metrics.reports import label_f1, label_matrix, macro_f1
+from gaze_vlm.metrics.scanpath import multimatch, scanmatch
+from gaze_vlm.metrics.statistics import bootstrap, paired_bootstrap
+from gaze_vlm.models.modeling_vision_tower import patch_tokens
+from gaze_vlm.pipelines import ReadingPipeline, grey_film
+
+MIN_POSITIVES = 5
+
+
+def films_of(root: Path, split: str):
+    """Films of a split and the findings labelled there, as NIH names them."""
+    rows = load("nih_cxr", root)[split].cast_column("image", load_paths())
+    return [read_film(image["path"]) for image in rows["image"]], [present_findings(row) for row in rows.remove_columns("image")]
+
+
+def load_paths():
+    from datasets import Image
+
+    return Image(decode=False)
+
+
+def canonical(names) -> frozenset[str]:
+    """NIH's findings in CheXpert's words; what those have no word for is left out."""
+    return frozenset(FINER_FINDINGS.get(name, name) for name in names) & set(FINDINGS)
+
+
+def evaluate_classify(models: ReadingPipeline, arguments) -> list[dict]:
+    films, labels = films_of(arguments.nih, arguments.split)
+    found = models.classify(films)
+    names = sorted({name for row in labels for name in row})
+    scores = np.array([[next(f["probability"] for f in row if f["name"] == name) for name in names] for row in found])
+    truth = label_matrix(labels, names)
+    positives = truth.sum(0)
+    rows = [
+        {"finding": name, "positives": int(count), "AUROC": float(value)}
+        for name, count, value in zip(names, positives, auroc(truth, scores), strict=True)
+    ]
+    enough = positives >= MIN_POSITIVES
+
+    def mean_auroc(resampled) -> float:
+        marks, values = resampled[..., 0] > 0, resampled[..., 1]
+        return float(np.nanmean(auroc(marks, values)[enough]))
+
+    interval = bootstrap(np.stack([truth, scores], axis=-1), mean_auroc, resamples=500)
+    rows.append(
+        {
+            "finding": f"mean over findings with at least {MIN_POSITIVES} positives",
+            "positives": int(positives[enough].sum()),
+            "AUROC": interval.estimate,
+            "95 % interval": [interval.low, interval.high],
+        }
+    )
+    rows.append({"finding": "baseline: label frequency", "positives": int(positives.sum()), "AUROC": 0.5})
+    return rows
+
+
+@torch.no_grad()
+def features_of(models: ReadingPipeline, films) -> np.ndarray:
+    model, processor = models.classifier
+    batches = (films[start : start + 16] for start in range(0, len(films), 16))
+    images = (processor.image_processor([film.to_pil() for film in batch], return_tensors="pt") for batch in batches)
+    return torch.cat(
+        [patch_tokens(model.vision_tower, image["pixel_values"]).mean((1, 2)) for image in images]
+    ).numpy()
+
+
+def evaluate_report(models: ReadingPipeline, arguments) -> list[dict]:
+    films, labels = films_of(arguments.nih, arguments.split)
+    training, known = films_of(arguments.nih, "train")
+    reference = [canonical(row) for row in labels]
+    readings = list(models.read(films))
+    written = [label(reading.report).positive() for reading in readings]
+    nearest = NearestNeighbour().fit(features_of(models, training)).predict(features_of(models, films))
+    systems = {
+        "nano" if models.name == "nano" else models.name: written,
+        "normal template": [label(NORMAL_TEMPLATE).positive()] * len(films),
+        "findings of the nearest training film": [canonical(known[index]) for index in nearest],
+    }
+    names = [name for name in FINDINGS if sum(name in row for row in reference) >= MIN_POSITIVES]
+    truth = label_matrix(reference, names)
+    ours = label_matrix(written, names)
+    rows = []
+    for system, sets in systems.items():
+        scores = label_f1(sets, reference, names)
+        row = {"system": system, "macro F1": scores.macro_f1, "micro F1": scores.micro_f1}
+        if sets is not written:
+            both = [np.stack([truth, matrix], -1) for matrix in (ours, label_matrix(sets, names))]
+            gain = paired_bootstrap(*both, lambda stack: macro_f1(stack[..., 1], stack[..., 0]), resamples=1000)
+            row["nano's gain in macro F1"] = gain.estimate
+            row["95 % interval"] = [gain.low, gain.high]
+        rows.append(row)
+    agreeing = sum(
+        {f["name"] for f in reading.findings if f["present"]} & set(FINDINGS) == found & set(FINDINGS)
+        for reading, found in zip(readings, written, strict=True)
+    )
+    sources = [sentence.source for reading in readings for sentence in reading.sentences]
+    rows.append(
+        {
+            "system": f"{len(films)} films, {len(names)} findings; reports that agree with the listed findings: {agreeing}; "
+            f"sentences by the language model: {sources.count('model')} of {len(sources)}; "
+            f"different reports: {len({reading.report for reading in readings})}"
+        }
+    )
+    return rows
+
+
+def evaluate_scanpath(models: ReadingPipeline, arguments) -> list[dict]:
+    data = load("gazesearch", arguments.gazesearch)
+
+    def paths(split):
+        rows = data[split]
+        return [with_centre(Scanpath.from_records(record)) for record in rows["scanpath"]], list(rows["prompt"])
+
+    training, training_findings = paths("train")
+    references, findings = paths(arguments.split)
+    grey = [grey_film()]
+    point = {name: models.predict_scanpaths(grey, name)[0][0] for name in sorted(set(findings))}
+    drawn = {name: models.predict_scanpaths(grey, name, 200, seed=0)[0] for name in point}
+    taken: dict[str, int] = {}
+
+    def next_draw(name: str) -> Scanpath:
+        taken[name] = taken.get(name, -1) + 1
+        return drawn[name][taken[name] % len(drawn[name])]
+
+    systems = {"nano, point estimate": [point[name] for name in findings]}
+    for baseline in (CentrePrior(), RandomHuman(), FindingMean(), FindingMedoid(), Uniform()):
+        fitted = baseline.fit(training, training_findings)
+        systems[type(baseline).__name__] = fitted.predict(findings, np.random.default_rng(0))
+    systems["nano, one sample"] = [next_draw(name) for name in findings]
+    rows, first = [], None
+    for system, predictions in systems.items():
+        spatial = multimatch(predictions, references)
+        mean4 = np.mean([spatial[name] for name in ("shape", "direction", "length", "position")], axis=0)
+        score = scanmatch(predictions, references)
+        row = {"system": system, "ScanMatch": float(score.mean()), "MultiMatch mean4": float(np.nanmean(mean4))}
+        if first is None:
+            first = (score, mean4)
+        else:
+            gains = [paired_bootstrap(a, b, np.nanmean) for a, b in zip(first, (score, mean4), strict=True)]
+            row["point estimate's gain in ScanMatch"] = [gains[0].estimate, gains[0].low, gains[0].high]
+            row["in MultiMatch"] = [gains[1].estimate, gains[1].low, gains[1].high]
+        rows.append(row)
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    def text(value) -> str:
+        if isinstance(value, float):
+            return f"{value:.3f}"
+        return f"[{', '.join(f'{v:.3f}' for v in value)}]" if isinstance(value, list) else str(value)
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(text(row.get(name, "")) for name in columns))
+    Console(width=200).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("classify", "report", "scanpath"))
+    parser.add_argument("--nih", type=Path, help="NIH ChestX-ray14 folder")
+    parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--model", help="folder or Hub repository; the embedded nano by default")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    needed = "gazesearch" if arguments.what == "scanpath" else "nih"
+    if getattr(arguments, needed) is None:
+        parser.error(f"{arguments.what} needs --{needed}")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows = globals()[f"evaluate_{arguments.what}"](ReadingPipeline(arguments.model), arguments)
+    if arguments.json:
+        print(json.dumps(rows))
+    else:
+        show(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The average that ends in the model, by hand and over an interruption, with transformers' own Trainer."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from gaze_vlm.training.averaging import AveragedWeights
+
+
+class ToyConfig(PreTrainedConfig):
+    model_type = "toy"
+
+
+class Toy(PreTrainedModel):
+    """Weights, running statistics (floating point and counted) and dropout, which needs the random state."""
+
+    config_class = ToyConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+        self.post_init()
+
+    def forward(self, x, labels):
+        return {"loss": (self.layers(x).squeeze(-1) - labels).square().mean()}
+
+
+class Watcher(TrainerCallback):
+    """The weights after each step, as they are."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.steps.append({name: value.detach().clone() for name, value in model.state_dict().items()})
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAfterFirstCheckpoint(TrainerCallback):
+    def on_save(self, args, state, control, **kwargs):
+        raise Killed
+
+
+def rows(count: int = 16) -> list[dict]:
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(count, 3, generator=generator)
+    return [{"x": row, "labels": row.sum()} for row in inputs]
+
+
+def trainer(folder, *callbacks, epochs: int = 3) -> Trainer:
+    set_seed(7)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=4,
+        learning_rate=0.05,
+        save_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=7,
+    )
+    return Trainer(model=Toy(ToyConfig()), args=arguments, train_dataset=rows(), callbacks=list(callbacks))
+
+
+def test_the_model_ends_as_the_average_computed_by_hand(tmp_path):
+    watcher = Watcher()
+    run = trainer(tmp_path, watcher, AveragedWeights(decay=0.6))
+    run.train()
+    assert len(watcher.steps) == 12
+    average = dict(watcher.steps[0])
+    for step, weights in enumerate(watcher.steps[1:], start=2):
+        decay = min(0.6, (1 + step) / (10 + step))
+        for name, value in weights.items():
+            average[name] = decay * average[name] + (1 - decay) * value if value.is_floating_point() else value
+    ended = run.model.state_dict()
+    assert ended.keys() == average.keys()
+    for name, value in average.items():
+        torch.testing.assert_close(ended[name], value, msg=name)
+    last = watcher.steps[-1]
+    assert not torch.equal(ended["layers.0.weight"], last["layers.0.weight"])
+    assert ended["layers.1.num_batches_tracked"] == last["layers.1.num_batches_tracked"] == 12
+
+
+def test_a_killed_and_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(tmp_path):
+    whole = trainer(tmp_path / "whole", AveragedWeights(decay=0.9))
+    whole.train()
+
+    killed = trainer(tmp_path / "killed", AveragedWeights(decay=0.9), KilledAfterFirstCheckpoint())
+    with pytest.raises(Killed):
+        killed.train()
+    assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*")) == ["checkpoint-4"]
+
+    resumed = trainer(tmp_path / "killed", AveragedWeights(decay=0.9))
+    set_seed(99)  # the random state comes from the checkpoint
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step == 12
+    ended = resumed.model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(ended[name], value), name
+
+
+def test_a_run_resumes_from_a_checkpoint_in_another_folder(tmp_path):
+    first = trainer(tmp_path / "first", AveragedWeights(decay=0.9))
+    first.train()
+    second = trainer(tmp_path / "second", AveragedWeights(decay=0.9))
+    second.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-8"))
+    ended = second.model.state_dict()
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(ended[name], value), name
+
+
+def test_without_a_step_the_model_stays(tmp_path):
+    model = Toy(ToyConfig())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    AveragedWeights().on_train_end(SimpleNamespace(), SimpleNamespace(), None, model=model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
