@@ -12,6 +12,8 @@ import argparse
 import copy
 import json
 import random
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -177,7 +179,7 @@ def stage_classifier(data, tower: Path, folder: Path, log) -> None:
     """The classifier trains on alone, tower and all, and gets its thresholds from the validation films."""
     set_seed(SEED + 1)
     done = folder.with_name(f"{folder.name}-long")
-    model = train_classifier(GazeClassifier.from_pretrained(tower), data, done, log, size=IMAGE_SIZE, rate=1.5e-4)
+    model = train_classifier(GazeClassifier.from_pretrained(tower), data, done, log, size=IMAGE_SIZE, rate=1.5e-4, epochs=4)
     films = Films(data["validation"], IMAGE_SIZE, augment=False)
     scores = logits_of(model, films).sigmoid().numpy()
     model.config.thresholds = [
@@ -187,12 +189,12 @@ def stage_classifier(data, tower: Path, folder: Path, log) -> None:
     log(stage="thresholds", **dict(zip(LABELS, (round(value, 3) for value in model.config.thresholds), strict=True)))
 
 
-def train_classifier(model, data, folder: Path, log, *, size: int, rate: float) -> GazeClassifier:
-    """Five epochs, unless `folder` has the result already."""
+def train_classifier(model, data, folder: Path, log, *, size: int, rate: float, epochs: int = 5) -> GazeClassifier:
+    """Train, unless `folder` has the result already."""
     if (folder / "config.json").exists():
         return GazeClassifier.from_pretrained(folder)
     films = Films(data["train"], size, augment=True)
-    fit(model, films, collate_films, folder / "run", epochs=5, batch_size=32, learning_rate=rate, decay=0.99)
+    fit(model, films, collate_films, folder / "run", epochs=epochs, batch_size=32, learning_rate=rate, decay=0.99)
     model.save_pretrained(folder)
     log(stage=folder.name, size=size, **auroc_of(model, Films(data["validation"], size, augment=False)))
     return model
@@ -241,7 +243,7 @@ def stage_tokenizer(texts: list[str], folder: Path) -> None:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     special = ["<pad>", "<image>", "<|user|>", "<|assistant|>", "<|end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
     words = [text for name in (*FINDINGS, *FINER_FINDINGS) for text in (name, name.lower())]
     bpe.train_from_iterator([*texts, *words * 5, *[REPORT_INSTRUCTION + " Findings: none."] * 5], trainer)
@@ -250,6 +252,7 @@ def stage_tokenizer(texts: list[str], folder: Path) -> None:
         pad_token="<pad>",
         eos_token="<|end|>",
         extra_special_tokens=["<image>", "<|user|>", "<|assistant|>"],
+        model_input_names=["input_ids", "attention_mask"],
         padding_side="left",
         model_max_length=MAX_LENGTH,
     )
@@ -347,9 +350,10 @@ def stage_scanpath(gaze, films: Films, features, tower, texts: list[str], tokeni
         num_decoder_layers=3,
         num_query_tokens=8,
         max_fixations=7,
-        num_strategies=16,
+        num_strategies=8,
         regression_loss="nll",
         point_estimate="consensus",
+        consensus_loss_weight=30.0,  # against a likelihood over 18 numbers
     )
     model = ScanpathPredictor(config)
     language = model.language_model.requires_grad_(True)
@@ -361,11 +365,23 @@ def stage_scanpath(gaze, films: Films, features, tower, texts: list[str], tokeni
         return {"input_ids": ids, "labels": ids.masked_fill(ids == tokenizer.pad_token_id, -100)}
 
     language_folder = folder.with_name("scanpath-language")
-    fit(language, rows, collate_text, language_folder, epochs=6, batch_size=32, learning_rate=2e-3, decay=0.99)
+    if not (language_folder / "config.json").exists():
+        fit(
+            language,
+            rows,
+            collate_text,
+            language_folder / "run",
+            epochs=6,
+            batch_size=32,
+            learning_rate=2e-3,
+            decay=0.99,
+        )
+        language.save_pretrained(language_folder)
+    language.load_state_dict(type(language).from_pretrained(language_folder).state_dict())
     language.requires_grad_(False)
     collate = partial(collate_gaze, pad=tokenizer.pad_token_id)
     train = Gaze(gaze["train"], films, features, tokenizer)
-    fit(model, train, collate, folder / "run", epochs=30, batch_size=64, learning_rate=1e-3, decay=0.995)
+    fit(model, train, collate, folder / "run", epochs=10, batch_size=64, learning_rate=7e-4, decay=0.995)
     complete = ScanpathPredictor(
         ScanpathPredictorConfig(**{**config.to_dict(), "vision_width": None, "vision_config": tower.config.to_dict()})
     )
@@ -472,7 +488,7 @@ def stage_report(texts: list[str], films: Films, features, tower, scanpath, proc
         gaze += [row[kept] for row, kept in zip(fixations, mask, strict=True)]
     reports = Reports(texts, films, features, gaze, processor, augment=True)
     collate = partial(collate_reports, pad=tokenizer.pad_token_id)
-    fit(model, reports, collate, folder / "run", epochs=12, batch_size=32, learning_rate=1e-3, decay=0.995)
+    fit(model, reports, collate, folder / "run", epochs=8, batch_size=32, learning_rate=1e-3, decay=0.995)
     model.generation_config = GenerationConfig(
         max_new_tokens=128, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
     )
@@ -492,13 +508,34 @@ def assemble(work: Path, out: Path, reader, processor) -> None:
     """Half precision, one folder a model, each with its processor."""
     parts = (
         ("gaze_classifier", GazeClassifier, work / "classifier", GazeClassifierProcessor(image_processor(), reader)),
-        ("scanpath_predictor", ScanpathPredictor, work / "scanpath", ScanpathPredictorProcessor(image_processor(), reader)),
+        (
+            "scanpath_predictor",
+            ScanpathPredictor,
+            work / "scanpath",
+            ScanpathPredictorProcessor(image_processor(), reader),
+        ),
         ("gaze_vlm", GazeVLM, work / "report", processor),
     )
     for name, model_class, source, its_processor in parts:
         model = model_class.from_pretrained(source, dtype=torch.float16)
         model.save_pretrained(out / name)
         its_processor.save_pretrained(out / name)
+
+
+def write_card(arguments, log) -> None:
+    """Measure what was assembled with evaluate.py, and render the card from what came out."""
+    root = Path(__file__).parents[1]
+    card = (root / "hub_cards" / "nano.md").read_text()
+    for what, data in (("classify", arguments.nih), ("report", arguments.nih), ("scanpath", arguments.gazesearch)):
+        option = "--gazesearch" if what == "scanpath" else "--nih"
+        command = [sys.executable, str(root / "examples" / "evaluate.py"), what, option, str(data), "--markdown"]
+        table = subprocess.run(
+            [*command, "--model", str(arguments.out)], check=True, capture_output=True, text=True
+        ).stdout
+        card = card.replace(f"{{{{ {what} }}}}", table.strip())
+        log(stage=f"measured {what}", table=table.splitlines())
+    size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file()) / 1e6
+    (arguments.out / "README.md").write_text(card.replace("{{ size }}", f"{size:.1f}"))
 
 
 def main() -> None:
@@ -549,6 +586,7 @@ def main() -> None:
     if not (work / "classifier" / "config.json").exists():
         stage_classifier(nih, work / "tower", work / "classifier", log)
     assemble(work, arguments.out, reader, processor)
+    write_card(arguments, log)
 
 
 if __name__ == "__main__":

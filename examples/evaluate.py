@@ -5,7 +5,7 @@
     python examples/evaluate.py scanpath --gazesearch FILE
 
 DIR and FILE are releases as `gaze_vlm.data` reads them. The validation split is measured (`--split`), with the embedded nano or
-`--model`. `--json` prints the numbers as one JSON document.
+`--model`. `--json` and `--markdown` print the same numbers for programs and pages.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Image
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -46,14 +47,8 @@ MIN_POSITIVES = 5
 
 def films_of(root: Path, split: str):
     """Films of a split and the findings labelled there, as NIH names them."""
-    rows = load("nih_cxr", root)[split].cast_column("image", load_paths())
-    return [read_film(image["path"]) for image in rows["image"]], [present_findings(row) for row in rows.remove_columns("image")]
-
-
-def load_paths():
-    from datasets import Image
-
-    return Image(decode=False)
+    rows = load("nih_cxr", root)[split].cast_column("image", Image(decode=False))
+    return [read_film(image["path"]) for image in rows["image"]], [present_findings(row) for row in rows]
 
 
 def canonical(names) -> frozenset[str]:
@@ -180,16 +175,21 @@ def evaluate_scanpath(models: ReadingPipeline, arguments) -> list[dict]:
     return rows
 
 
-def show(rows: list[dict]) -> None:
+def show(rows: list[dict], markdown: bool) -> None:
     def text(value) -> str:
         if isinstance(value, float):
             return f"{value:.3f}"
         return f"[{', '.join(f'{v:.3f}' for v in value)}]" if isinstance(value, list) else str(value)
 
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[text(row.get(name, "")) for name in columns] for row in rows]
+    if markdown:
+        for line in (columns, ["---"] * len(columns), *cells):
+            print(f"| {' | '.join(line)} |")
+        return
     table = Table(*columns)
-    for row in rows:
-        table.add_row(*(text(row.get(name, "")) for name in columns))
+    for line in cells:
+        table.add_row(*line)
     Console(width=200).print(table)
 
 
@@ -200,7 +200,8 @@ def main() -> None:
     parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--model", help="folder or Hub repository; the embedded nano by default")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--markdown", action="store_true", help="a Markdown table, as in the README")
     arguments = parser.parse_args()
     needed = "gazesearch" if arguments.what == "scanpath" else "nih"
     if getattr(arguments, needed) is None:
@@ -211,7 +212,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows))
     else:
-        show(rows)
+        show(rows, arguments.markdown)
 
 
 if __name__ == "__main__":

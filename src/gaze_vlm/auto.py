@@ -8,6 +8,7 @@ import hook runs it right after the module, before anybody can see an `AutoModel
 import importlib.abc
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable
 
 
@@ -66,24 +67,38 @@ _REGISTRATIONS: dict[str, Callable[[], None]] = {
 }
 _registered: set[str] = set()
 _loading: set[str] = set()
+_running = threading.Lock()
 
 
 def _kind(module: str) -> str | None:
     """Kind of an Auto module of transformers or of a file in our models folder; None for everything else."""
     for prefix in (_AUTO, _OWN):
         kind = module.removeprefix(prefix).split("_")[0]
-        if module.startswith(prefix) and kind in _REGISTRATIONS and (prefix == _OWN or module == f"{_AUTO}{kind}_auto"):
+        known = module.startswith(prefix) and kind in _REGISTRATIONS
+        if known and (prefix == _OWN or module == f"{_AUTO}{kind}_auto"):
             return kind
     return None
 
 
 def _register_ready() -> None:
-    """Register each kind whose Auto module is there, unless a file of ours of that kind is half imported."""
-    for kind, run in _REGISTRATIONS.items():
-        waits = any(_kind(module) == kind for module in _loading)
-        if f"{_AUTO}{kind}_auto" in sys.modules and kind not in _registered and not waits:
-            _registered.add(kind)
-            run()
+    """Register each kind whose Auto module is there, unless a file of ours of that kind is half imported.
+
+    To register is to import our files, and the import of each ends here again: the outermost call goes on until
+    nothing is left to do, the ones inside it leave at once.
+    """
+    if not _running.acquire(blocking=False):
+        return
+    try:
+        while ready := [kind for kind in _REGISTRATIONS if _is_ready(kind)]:
+            _registered.add(ready[0])
+            _REGISTRATIONS[ready[0]]()
+    finally:
+        _running.release()
+
+
+def _is_ready(kind: str) -> bool:
+    waits = any(_kind(module) == kind for module in _loading)
+    return f"{_AUTO}{kind}_auto" in sys.modules and kind not in _registered and not waits
 
 
 class _Loader(importlib.abc.Loader):
@@ -123,7 +138,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Make AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText and AutoProcessor know our classes."""
+    """Make our classes known to AutoConfig, AutoModel, the two AutoModelFor... of GazeVLM and AutoProcessor."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     _register_ready()

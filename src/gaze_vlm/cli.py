@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 
@@ -57,7 +58,12 @@ class Batch:
 
 def complain(message: str) -> None:
     """One line on stderr."""
-    errors.print(f"gaze-vlm: {' '.join(str(message).split())}", markup=False, highlight=False)
+    errors.print(f"gaze-vlm: {' '.join(str(message).splitlines())}", markup=False, highlight=False)
+
+
+def shown(path: str | Path) -> Text:
+    """A path as it is: brackets are no markup, and what a terminal cannot show is escaped."""
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path)))
 
 
 def read_films(images: list[Path]) -> Batch:
@@ -107,7 +113,8 @@ def tracked(readings: Iterator, count: int, quiet: bool) -> Iterator:
 
 
 def print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+    # escaped: a terminal's encoding, or a path that is no text, cannot break the document
+    sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
 
 
 def folder_for(out: Path, path: str, taken: set[Path]) -> Path:
@@ -195,7 +202,7 @@ def read_all(batch: Batch, models, gaze, out: Path | None, overwrite: bool, quie
     for path, reading in zip(batch.paths, tracked(readings, len(batch.films), quiet), strict=True):
         documents.append(reading_document(path, models.name, reading))
         if not quiet:
-            console.rule(path, align="left")
+            console.rule(shown(path), align="left")
             console.print(reading.report, markup=False, highlight=False)
             console.print(findings_table(reading.findings))
         if out is not None:
@@ -206,7 +213,7 @@ def read_all(batch: Batch, models, gaze, out: Path | None, overwrite: bool, quie
                 batch.fail(str(error))
                 continue
             if not quiet:
-                console.print(f"Pictures and evidence: {folder}", markup=False, highlight=False)
+                console.print(Text("Pictures and evidence: ") + shown(folder))
     return documents
 
 
@@ -231,7 +238,8 @@ def report(
     given = None
     if gaze is not None:
         if len(images) != 1:
-            raise typer.BadParameter(f"--gaze goes with one image, got {len(images)}")
+            complain(f"--gaze goes with one image, got {len(images)}")
+            raise typer.Exit(2)
         try:
             given = [Scanpath.from_file(gaze, batch.films[0].size)]
         except ScanpathError as error:
@@ -261,7 +269,8 @@ def scanpath(
     from .pipelines import grey_film
 
     if not images and not (text and text.strip()):
-        raise typer.BadParameter("give an image, --text, or both")
+        complain("scanpath needs an image, --text, or both")
+        raise typer.Exit(2)
     batch = read_films(images) if images else Batch([grey_film()], ["grey film"])
     with waiting("Predicting", as_json):
         models = pipeline(model)
@@ -273,7 +282,7 @@ def scanpath(
             document["samples"] = [one.to_records() for one in scanpaths]
         documents.append(document)
         if not as_json:
-            console.rule(path, align="left")
+            console.rule(shown(path), align="left")
             console.print(scanpath_table(scanpaths[0]))
         if out is not None:
             folder = folder_for(out, path, taken)
@@ -308,7 +317,7 @@ def classify(images: Images, as_json: Json = False, model: Model = None) -> None
         print_json(documents)
     else:
         for document in documents:
-            console.rule(document["image"], align="left")
+            console.rule(shown(document["image"]), align="left")
             console.print(findings_table(document["findings"]))
     batch.finish()
 

@@ -57,8 +57,9 @@ class ReadingPipeline:
     """GazeClassifier, ScanpathPredictor and GazeVLM over films. Models are loaded when they are first needed.
 
     Args:
-        model: a folder or a Hub repository with the folders gaze_classifier, scanpath_predictor and gaze_vlm (all or some), or
-            the folder of one such model; the embedded nano by default. Only a repository that is not cached is downloaded.
+        model: a folder or a Hub repository with the folders gaze_classifier, scanpath_predictor and gaze_vlm (all or
+            some), or the folder of one such model; the embedded nano by default. Only a repository that is not cached
+            is downloaded.
         device: where to run, the CPU by default. Weights are used in float32.
         batch_size: films that go through a model together.
     """
@@ -97,7 +98,9 @@ class ReadingPipeline:
                 raise ModelError(f"{self.source}: no config.json, and no folder {part} with one")
             place = {"pretrained_model_name_or_path": str(folder)}
         try:
-            model = AutoModel.from_pretrained(**place, dtype=torch.float32)
+            model, info = AutoModel.from_pretrained(**place, dtype=torch.float32, output_loading_info=True)
+            if info["missing_keys"]:  # transformers would go on with random weights
+                raise ValueError(f"{len(info['missing_keys'])} weights are missing, {min(info['missing_keys'])} first")
             processor = AutoProcessor.from_pretrained(**place)
         except (
             Exception
@@ -143,7 +146,10 @@ class ReadingPipeline:
         model, processor = self.scanpath_predictor
         tokens = {}
         if text and text.strip():
-            tokens = processor.tokenizer(text.strip(), return_tensors="pt", truncation=True).to(self.device)
+            # the queries stand in front of the text
+            room = model.config.text_config.max_position_embeddings - model.config.num_query_tokens
+            tokens = processor.tokenizer(text.strip(), return_tensors="pt", truncation=True, max_length=room)
+            tokens = tokens.to(self.device)
         scanpaths = []
         for batch in self._batches(films):
             generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -170,7 +176,7 @@ class ReadingPipeline:
     @torch.no_grad()
     def _read_batch(self, films: list[Film], given: list[Scanpath | None]) -> list[Reading]:
         findings = self.classify(films)
-        model, processor = self.vlm
+        _, processor = self.vlm
         pixels = self._pixels(processor, films)
         scanpaths, sources = self._gaze(films, pixels, given)
         listed = [[record["name"] for record in records if record["present"]] for records in findings]
@@ -212,20 +218,15 @@ class ReadingPipeline:
         return scanpaths, sources
 
     def _write(self, pixels, scanpaths: list[Scanpath], known: list[list[str]], drafts: int = 4) -> list[str]:
-        """A draft of each report: the greedy one, or where it misses a listed finding or adds one, the best of some more."""
+        """A draft of each report: the greedy one, or the best of some more where it misses a finding or adds one."""
         best = self._generate(pixels, scanpaths, known)
-        missed = [_disagreement(text, names) for text, names in zip(best, known, strict=True)]
-        again = [row for row, count in enumerate(missed) if count]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            for _ in range(drafts if again else 0):
-                texts = self._generate(
-                    pixels[again], [scanpaths[row] for row in again], [known[row] for row in again], sample=True
-                )
-                for row, text in zip(again, texts, strict=True):
-                    count = _disagreement(text, known[row])
-                    if count < missed[row]:
-                        best[row], missed[row] = text, count
+        for row, (text, names) in enumerate(zip(best, known, strict=True)):
+            if not _disagreement(text, names):
+                continue
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # each film anew: its report does not depend on what else is in the batch
+                more = self._generate(pixels[[row] * drafts], [scanpaths[row]] * drafts, [names] * drafts, sample=True)
+            best[row] = min([text, *more], key=lambda draft, names=names: _disagreement(draft, names))
         return best
 
     def _generate(self, pixels, scanpaths, known, sample: bool = False) -> list[str]:
@@ -262,7 +263,8 @@ def _looks_like_repository(name: str) -> bool:
 def _settle(records: list[dict]) -> list[dict]:
     """Findings that agree with one another, each with its regions.
 
-    A film with No Finding has none; a mass is a lung lesion; and where nothing reaches its threshold there is No Finding.
+    A film with No Finding has none; a mass is a lung lesion; and where nothing reaches its threshold there is No
+    Finding.
     """
     present = {record["name"] for record in records if record["present"]}
     present |= {FINER_FINDINGS[name] for name in present if FINER_FINDINGS.get(name)}

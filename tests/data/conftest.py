@@ -50,7 +50,7 @@ def nih_published(root: Path) -> Path:
     return root
 
 
-COMPACT_COLUMNS = "image patient age sex view labels rsna_class rsna_boxes nih_boxes split".split()
+COMPACT_HEADER = "image,patient,age,sex,view,labels,rsna_class,rsna_boxes,nih_boxes,split"
 
 
 def nih_compact(root: Path) -> Path:
@@ -64,7 +64,7 @@ def nih_compact(root: Path) -> Path:
     ]
     (root / "images").mkdir(parents=True, exist_ok=True)
     with (root / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([COMPACT_COLUMNS, *rows])
+        csv.writer(file).writerows([COMPACT_HEADER.split(","), *rows])
     for row in rows:
         Image.new("L", (48, 48), 99).save(root / "images" / row[0])
     return root

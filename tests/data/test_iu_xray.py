@@ -10,7 +10,10 @@ EXPECTED = {
     "train": [
         (
             "CXR1",
-            {"findings": "The heart is normal in size. The lungs are clear & dry.", "impression": "Normal chest x-XXXX."},
+            {
+                "findings": "The heart is normal in size. The lungs are clear & dry.",
+                "impression": "Normal chest x-XXXX.",
+            },
         ),
         ("CXR12", {"findings": None, "impression": "Cardiomegaly without edema."}),
     ],

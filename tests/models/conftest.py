@@ -31,10 +31,11 @@ from gaze_vlm import (
 )
 
 SIDE = 64  # pixels of a tiny film
-VOCABULARY = ("<pad>", "<image>", "<|user|>", "<|assistant|>", "<|end|>", "<unk>") + tuple(
-    "the heart lungs are is clear normal large small no effusion pneumothorax nodule left right write report .".split()
-)
+SPECIAL = ["<pad>", "<image>", "<|user|>", "<|assistant|>", "<|end|>", "<unk>"]
+WORDS = "the heart lungs are is clear normal large small no effusion pneumothorax nodule left right write report"
+VOCABULARY = [*SPECIAL, *WORDS.split()]
 PAD, IMAGE, USER, ASSISTANT, END = range(5)
+WEIGHTS = 0.2  # wide enough for what goes in to be seen in what comes out
 IMAGE_TOKENS = 4  # a film of 4 x 4 patches, merged in squares of 2
 
 CHAT_TEMPLATE = (
@@ -46,7 +47,7 @@ CHAT_TEMPLATE = (
 
 def vit_config(**kwargs):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return ViTConfig(image_size=SIDE, patch_size=16, **{**sizes, **kwargs})
+    return ViTConfig(image_size=SIDE, patch_size=16, initializer_range=WEIGHTS, **{**sizes, **kwargs})
 
 
 def timm_config(architecture="test_efficientnet"):
@@ -58,12 +59,10 @@ def text_config(kind: str):
     special = {"pad_token_id": PAD, "bos_token_id": END, "eos_token_id": END}
     sizes = {"vocab_size": len(VOCABULARY), "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
     if kind == "opt":
-        return OPTConfig(
-            **sizes, **special, ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=128, dropout=0.0
-        )
-    return LlamaConfig(
-        **sizes, **special, intermediate_size=64, max_position_embeddings=128, tie_word_embeddings=True
-    )
+        width = {"ffn_dim": 64, "word_embed_proj_dim": 32}
+        return OPTConfig(**sizes, **special, **width, max_position_embeddings=128, dropout=0.0, init_std=WEIGHTS)
+    width = {"intermediate_size": 64, "tie_word_embeddings": True}
+    return LlamaConfig(**sizes, **special, **width, max_position_embeddings=128, initializer_range=WEIGHTS)
 
 
 def scanpath_config(text="llama", **kwargs):
@@ -79,6 +78,7 @@ def scanpath_config(text="llama", **kwargs):
     )
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_query_tokens": 3}
     depth = {"num_encoder_layers": 1, "num_decoder_layers": 2, "max_fixations": 6, "dropout": 0.0}
+    depth["initializer_range"] = WEIGHTS
     if "vision_width" not in kwargs:
         kwargs.setdefault("vision_config", vit_config())
     return ScanpathPredictorConfig(
@@ -89,6 +89,7 @@ def scanpath_config(text="llama", **kwargs):
 def vlm_config(text="llama", **kwargs):
     kwargs.setdefault("vision_config", vit_config())
     sizes = {"merge_size": 2, "graph_hidden_size": 32, "num_graph_layers": 2, "graph_neighbors": 3}
+    sizes["initializer_range"] = WEIGHTS
     return GazeVLMConfig(text_config=text_config(text), image_token_id=IMAGE, **{**sizes, **kwargs})
 
 
@@ -150,7 +151,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="<|end|>", padding_side="left"
     )
-    fast.add_special_tokens({"additional_special_tokens": list(VOCABULARY[IMAGE:END])})
+    fast.add_special_tokens({"additional_special_tokens": SPECIAL[IMAGE:END]})
     return fast
 
 
@@ -161,9 +162,7 @@ def image_processor() -> ViTImageProcessor:
 
 @pytest.fixture
 def vlm_processor(image_processor, tokenizer) -> GazeVLMProcessor:
-    return GazeVLMProcessor(
-        image_processor, tokenizer, num_image_tokens=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
-    )
+    return GazeVLMProcessor(image_processor, tokenizer, num_image_tokens=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE)
 
 
 @pytest.fixture
@@ -265,8 +264,8 @@ def scanpath_alone(i: int) -> dict:
 
 
 def scanpath_outputs(outputs, inputs, i: int) -> torch.Tensor:
-    names = ("strategy_logits", "keep_logits", "mean", "log_variance")
-    return torch.cat([getattr(outputs, name)[i].flatten() for name in names])
+    names = ("strategy_logits", "keep_logits", "mean", "log_variance", "consensus", "consensus_keep_logits")
+    return torch.cat([outputs[name][i].flatten() for name in names if name in outputs])
 
 
 VLM_SAMPLES = [([6, 7], 1), ([8, 9, 10, 11], 2), ([12], 0)]  # words, images; the second image has no gaze
@@ -335,12 +334,17 @@ def classifier_case(config, no_gradient):
 VIT_POOLER = r"vision_tower\.pooler"
 CASES = {
     # the paper's L1 loss leaves the variance alone
-    "scanpath_predictor-opt": scanpath_case(lambda: scanpath_config("opt", num_strategies=2), VIT_POOLER + "|variance_"),
+    "scanpath_predictor-opt": scanpath_case(
+        lambda: scanpath_config("opt", num_strategies=2), VIT_POOLER + "|variance_"
+    ),
     "scanpath_predictor-llama-nll": scanpath_case(
         lambda: scanpath_config("llama", num_strategies=2, regression_loss="nll"), VIT_POOLER
     ),
     "scanpath_predictor-timm": scanpath_case(
-        lambda: scanpath_config("llama", num_strategies=2, vision_config=timm_config()), "variance_"
+        lambda: scanpath_config(
+            "llama", num_strategies=2, point_estimate="consensus", regression_loss="nll", vision_config=timm_config()
+        ),
+        "$^",
     ),
     "gaze_vlm-opt": vlm_case(lambda: vlm_config("opt"), VIT_POOLER),
     "gaze_vlm-llama": vlm_case(lambda: vlm_config("llama"), VIT_POOLER),

@@ -66,8 +66,10 @@ def test_a_frozen_language_model_stays_as_it_was_and_a_free_one_learns(make_scan
         model(make_films(2), ids, fixations=fixations, fixation_mask=mask, labels=ids).loss.backward()
         optimizer.step()
         same = [torch.equal(p, before[name]) for name, p in model.language_model.named_parameters()]
-        assert all(same) if frozen else not any(
-            equal for equal, name in zip(same, before, strict=True) if not UNSEEN_BIAS.search(name)
+        assert (
+            all(same)
+            if frozen
+            else not any(equal for equal, name in zip(same, before, strict=True) if not UNSEEN_BIAS.search(name))
         )
 
 
@@ -87,6 +89,16 @@ def test_cast_to_bfloat16_saved_and_loaded_is_the_same_to_the_bit(learned_positi
     loaded = AutoModel.from_pretrained(tmp_path)
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
     assert_same_outputs(model, loaded, case.batch())
+
+
+def test_what_is_frozen_stays_frozen_when_loaded(case, tmp_path):
+    model = case.build()
+    model.save_pretrained(tmp_path)
+    expected = {name: p.requires_grad for name, p in model.named_parameters()}
+    loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for one in (loaded, AutoModel.from_pretrained(tmp_path)):
+        assert {name: p.requires_grad for name, p in one.named_parameters()} == expected
 
 
 def test_loaded_in_bfloat16_saved_and_loaded_again_is_the_same(case, tmp_path):
@@ -112,11 +124,15 @@ def test_half_precision_is_near_float32(case, tmp_path):
 def test_weights_are_safetensors_and_nothing_else(case, tmp_path):
     case.build().save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
-    assert {"config.json", "model.safetensors"} <= files <= {
-        "config.json",
-        "model.safetensors",
-        "generation_config.json",
-    }
+    assert (
+        {"config.json", "model.safetensors"}
+        <= files
+        <= {
+            "config.json",
+            "model.safetensors",
+            "generation_config.json",
+        }
+    )
 
 
 def test_gradient_checkpointing_computes_the_same_twice_over(case):
@@ -219,8 +235,12 @@ def run_python(code: str, *args: str) -> str:
 
 @pytest.mark.parametrize(
     "imports",
-    ["import gaze_vlm", "from transformers import AutoModel, AutoProcessor\nimport gaze_vlm"],
-    ids=["gaze_vlm first", "transformers first"],
+    [
+        "import gaze_vlm",
+        "from transformers import AutoModel, AutoProcessor\nimport gaze_vlm",
+        "from gaze_vlm import GazeVLM, GazeVLMProcessor",
+    ],
+    ids=["gaze_vlm first", "transformers first", "a model first"],
 )
 def test_auto_classes_in_a_fresh_process(
     imports,

@@ -24,7 +24,9 @@ def views(draw) -> View:
 def film_with_dot(x: float, y: float, width: int, height: int) -> Image.Image:
     film = Image.new("L", (width, height))
     radius = 0.02 * max(width, height)
-    ImageDraw.Draw(film).ellipse((x * width - radius, y * height - radius, x * width + radius, y * height + radius), 255)
+    ImageDraw.Draw(film).ellipse(
+        (x * width - radius, y * height - radius, x * width + radius, y * height + radius), 255
+    )
     return film
 
 

@@ -27,8 +27,8 @@ class NihCxr(ReleaseBuilder):
     `train_val_list.txt`, `test_list.txt`, images in `images*/`), and a compact one: `manifest.csv` (image, patient,
     age, sex, view, labels, rsna_class, rsna_boxes, nih_boxes, split) with `images/` beside it.
 
-    The published lists have no validation split: patients of `train_val_list.txt` whose number ends in 9 are it. Images of
-    archives that are not unpacked are left out.
+    The published lists have no validation split: patients of `train_val_list.txt` whose number ends in 9 are it.
+    Images of archives that are not unpacked are left out.
     """
 
     homepage = "https://nihcc.app.box.com/v/ChestXray-NIHCC"

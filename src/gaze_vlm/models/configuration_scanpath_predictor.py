@@ -40,8 +40,9 @@ class ScanpathPredictorConfig(PreTrainedConfig):
         start_at_center (`bool`): fixation 0 is the image's centre, as in MedGaze and GazeSearch.
         regression_loss (`str`): `"l1"` (the paper) or `"nll"` (Gaussian negative log-likelihood).
         keep_loss_weight, position_loss_weight, duration_loss_weight (`float`): 1 in the paper.
-        point_estimate (`str`): `"mean"` of the likeliest strategy, or `"consensus"`: a scanpath of its own, trained to be as
-            much as possible like every reader's (expected ScanMatch similarity), where a mean would collapse to the centre.
+        point_estimate (`str`): `"mean"` of the likeliest strategy, or `"consensus"`: a scanpath of its own, trained to
+            be as much as possible like every reader's (expected ScanMatch similarity), where a mean would collapse to
+            the centre.
         consensus_loss_weight (`float`): weight of its loss.
         dropout (`float`): in encoder and decoder.
     """

@@ -71,14 +71,14 @@ def density_map(
     mask = _check(fixations, fixation_mask)
     if weight not in ("duration", "count"):
         raise ValueError(f'weight must be "duration" or "count", got {weight!r}')
-    sigma = torch.as_tensor(sigma, dtype=fixations.dtype, device=fixations.device)
-    if not (sigma > 0).all():
+    sigma = torch.as_tensor(sigma, dtype=fixations.dtype, device=fixations.device).expand(*fixations.shape[:2], 2)
+    if not (sigma > 0)[mask].all():
         raise ValueError("sigma must be above zero")
-    sigma = sigma.expand(*fixations.shape[:2], 2)
+    # 0 times NaN is NaN: what stands in the padding is taken out before anything is computed from it
+    fixations, sigma = torch.where(mask[..., None], fixations, 0), torch.where(mask[..., None], sigma, 1)
     mass_x = _cell_mass(fixations[..., 0], sigma[..., 0], grid[1])
     mass_y = _cell_mass(fixations[..., 1], sigma[..., 1], grid[0])
-    weights = fixations[..., 3] if weight == "duration" else torch.ones_like(fixations[..., 3])
-    weights = torch.where(mask, weights, 0)
+    weights = fixations[..., 3] if weight == "duration" else mask.to(fixations.dtype)
     maps = torch.einsum("bf,bfh,bfw->bhw", weights, mass_y, mass_x)
     return normalize_map(maps) if normalize else maps
 

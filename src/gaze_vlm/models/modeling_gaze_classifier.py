@@ -212,6 +212,8 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         kl = (torch.special.xlogy(target, target) - target * attention.clamp(min=1e-8).log()).sum((1, 2))
         centred = [value - value.mean((1, 2), keepdim=True) for value in (attention, target)]
         norms = [value.square().sum((1, 2)) for value in centred]
+        # attention starts flat, where the correlation's slope has no bound: a floor keeps it from drowning the other terms
+        norms[0] = norms[0].clamp(min=1e-2 * norms[1].detach())
         pearson = (centred[0] * centred[1]).sum((1, 2)) / (norms[0] * norms[1] + 1e-12).sqrt()
         centres = [
             torch.stack([torch.einsum("bhw,w->b", value, columns), torch.einsum("bhw,h->b", value, rows)], -1)

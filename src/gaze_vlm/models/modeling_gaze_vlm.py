@@ -28,6 +28,8 @@ from .modeling_vision_tower import patch_tokens as tower_tokens
 from .modeling_vision_tower import tower_width
 from .modeling_visual_gaze_graph import VisualGazeGraph
 
+IMAGE_INPUTS = ("pixel_values", "fixations", "fixation_mask", "patch_tokens")  # one row an image, not one a sample
+
 
 @dataclass
 class GazeVLMModelOutput(BaseModelOutputWithPast):
@@ -66,6 +68,15 @@ class GazeVLMPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info it is a pair
+        for module in model.modules():
+            if isinstance(module, GazeVLMModel):
+                module.freeze()  # loading puts new, trainable parameters everywhere
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -112,6 +123,12 @@ class GazeVLMModel(GazeVLMPreTrainedModel):
         if config.scanpath_config is not None:
             self.scanpath_predictor = ScanpathPredictor(config.scanpath_config)
         self.post_init()
+        self.freeze()
+
+    def freeze(self):
+        """The nested predictor only predicts: no gradient ever reaches it."""
+        if self.scanpath_predictor is not None:
+            self.scanpath_predictor.requires_grad_(False)
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -292,6 +309,21 @@ class GazeVLM(GazeVLMPreTrainedModel, GenerationMixin):
             attentions=output.attentions,
             image_hidden_states=output.image_hidden_states,
         )
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        """Beams of a sample get all its images in their order; one by one, as texts are, they would be mixed up."""
+        images = {name: model_kwargs.pop(name) for name in IMAGE_INPUTS if model_kwargs.get(name) is not None}
+        if images and expand_size > 1:
+            placeholders = (input_ids == self.config.image_token_id).sum(1)
+            count = len(next(iter(images.values())))
+            counts = (placeholders * count // placeholders.sum().clamp(min=1)).tolist()
+            if sum(counts) == count:  # otherwise forward says what does not fit
+                for name, value in images.items():
+                    images[name] = torch.cat([part for its in value.split(counts) for part in [its] * expand_size])
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | images
 
     def prepare_inputs_for_generation(
         self,

@@ -30,6 +30,9 @@ from .modeling_vision_tower import patch_tokens as tower_tokens
 from .modeling_vision_tower import tower_width
 
 MIN_DURATION = 0.05  # seconds; shorter fixations are not predicted
+# ln of variances; the least is a deviation of 0.018, about what an eye tracker can tell apart on a film. Without it
+# the likelihood of what never varies (the centre's duration) grows without bound and drowns everything else.
+LOG_VARIANCE_RANGE = (-8.0, 3.0)
 
 
 @dataclass
@@ -43,8 +46,10 @@ class ScanpathPredictorOutput(ModelOutput):
     keep_logits (`torch.Tensor` of shape `(B, K, S)`): whether slot s holds a fixation; the first that does not ends
         the scanpath.
     mean (`torch.Tensor` of shape `(B, K, S, 3)`): x, y in the image 0..1 and duration in seconds.
-    log_variance (`torch.Tensor` of shape `(B, K, S, 3)`): of the same, in squared units.
-    consensus (`torch.Tensor` of shape `(B, S, 3)`, *optional*): x, y and duration of the scanpath most like all readers'.
+    log_variance (`torch.Tensor` of shape `(B, K, S, 3)`): of the same, in squared units; minus infinity
+        where a value is given, not predicted.
+    consensus (`torch.Tensor` of shape `(B, S, 3)`, *optional*): x, y and duration of the scanpath most like all
+        readers'.
     consensus_keep_logits (`torch.Tensor` of shape `(B, S)`, *optional*): its keep/stop.
     """
 
@@ -135,6 +140,8 @@ class ScanpathPredictorPreTrainedModel(PreTrainedModel):
             init.normal_(module.query_tokens, std=self.config.initializer_range)
             init.normal_(module.slot_queries, std=1.0)
             init.normal_(module.strategy_queries, std=1.0)
+            # fixations start spread over the film: slots that begin at one place follow one gradient and stay there
+            init.normal_(module.mean_head.weight, std=self.config.hidden_size**-0.5)
 
 
 class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
@@ -160,7 +167,9 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         self.memory_norm = nn.LayerNorm(config.hidden_size)
         self.slot_queries = nn.Parameter(torch.empty(config.max_fixations, config.hidden_size))
         self.has_consensus = config.point_estimate == "consensus"
-        self.strategy_queries = nn.Parameter(torch.empty(config.num_strategies + self.has_consensus, config.hidden_size))
+        self.strategy_queries = nn.Parameter(
+            torch.empty(config.num_strategies + self.has_consensus, config.hidden_size)
+        )
         self.decoder = nn.ModuleList(ScanpathLayer(config, cross=True) for _ in range(config.num_decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.hidden_size)
         self.strategy_head = nn.Linear(config.hidden_size, 1)
@@ -168,7 +177,18 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         self.mean_head = nn.Linear(config.hidden_size, 3)
         self.variance_head = nn.Linear(config.hidden_size, 3)
         self.post_init()
-        if config.freeze_language_model:
+        self.freeze()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info it is a pair
+        model.freeze()  # loading puts new, trainable parameters everywhere
+        return loaded
+
+    def freeze(self):
+        """Freeze what the config says is frozen."""
+        if self.config.freeze_language_model:
             self.language_model.requires_grad_(False)
 
     def get_input_embeddings(self):
@@ -258,17 +278,17 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         keep = self.keep_head(states).squeeze(-1).float()
         mean = self.mean_head(states).float()
         mean = torch.cat([mean[..., :2].sigmoid(), MIN_DURATION + nn.functional.softplus(mean[..., 2:] - 1)], dim=-1)
-        log_variance = self.variance_head(states).float() - 3
+        log_variance = (self.variance_head(states).float() - 3).clamp(*LOG_VARIANCE_RANGE)
         if self.config.start_at_center:
             given = torch.zeros(mean.shape[-2:], dtype=torch.bool, device=mean.device)
             given[0, :2] = True
-            mean, log_variance = mean.masked_fill(given, 0.5), log_variance.masked_fill(given, -20.0)
+            mean, log_variance = mean.masked_fill(given, 0.5), log_variance.masked_fill(given, -torch.inf)
         strategies = self.config.num_strategies
         output = ScanpathPredictorOutput(
             strategy_logits=self.strategy_head(front[:, :strategies]).squeeze(-1).float().log_softmax(-1),
             keep_logits=keep[:, :strategies],
             mean=mean[:, :strategies],
-            log_variance=log_variance[:, :strategies].clamp(-20.0, 3.0),
+            log_variance=log_variance[:, :strategies],
         )
         if self.has_consensus:
             output.consensus, output.consensus_keep_logits = mean[:, -1], keep[:, -1]
@@ -282,6 +302,7 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         if not mask.any(1).all():
             raise ValueError(f"row {int((~mask.any(1)).nonzero()[0])} has no fixation to learn from")
         missing = slots - fixations.shape[1]
+        fixations = torch.where(mask[..., None], fixations, 0)  # NaN in the padding would reach the gradients
         target = nn.functional.pad(fixations[..., [0, 1, 3]], (0, 0, 0, missing))
         mask = nn.functional.pad(mask, (0, missing))
         keep = self._keep_loss(output.keep_logits, mask[:, None])
@@ -289,7 +310,8 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         if config.regression_loss == "l1":
             each = error.abs() / mask.sum(-1)[:, None, None, None]
         else:
-            each = 0.5 * (error.square() * (-output.log_variance).exp() + output.log_variance)
+            log_variance = output.log_variance.clamp(min=LOG_VARIANCE_RANGE[0])
+            each = 0.5 * (error.square() * (-log_variance).exp() + log_variance)
         real = mask[:, None, :, None].expand_as(each).clone()
         if config.start_at_center:
             real[:, :, 0, :2] = False  # given, not predicted
@@ -408,13 +430,17 @@ def grid_encoding(states: torch.Tensor) -> torch.Tensor:
 
 
 def scanpath_likeness(
-    candidates: torch.Tensor, candidate_mask: torch.Tensor, others: torch.Tensor, other_mask: torch.Tensor, reach: float = 0.25
+    candidates: torch.Tensor,
+    candidate_mask: torch.Tensor,
+    others: torch.Tensor,
+    other_mask: torch.Tensor,
+    reach: float = 0.25,
 ) -> torch.Tensor:
     """ScanMatch's similarity without the binning: global alignment in which a pair scores by how near it lies.
 
-    A pair of fixations scores 1 at the same place, 0 at distance `reach` and less beyond; gaps cost nothing; the sum is divided
-    by the longer scanpath's length. ScanMatch's usual threshold, 3.5 bins of 14, is a reach of a quarter of the image's side.
-    Differentiable, so that it can be maximised.
+    A pair of fixations scores 1 at the same place, 0 at distance `reach` and less beyond; gaps cost nothing; the sum
+    is divided by the longer scanpath's length. ScanMatch's usual threshold, 3.5 bins of 14, is a reach of a quarter of
+    the image's side. Differentiable, so that it can be maximised.
 
     Args:
         candidates, candidate_mask: (B, N, S, 2 or more) x, y in 0..1 and (B, N, S).

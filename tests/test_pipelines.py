@@ -1,0 +1,169 @@
+"""The three models together, from Python: what the command line does not show."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gaze_vlm import ReadingPipeline, pipelines, read_film
+from gaze_vlm.pipelines import ModelError, grey_film
+from gaze_vlm.report_composer import ReportComposer
+from gaze_vlm.scanpath import Scanpath
+
+
+@pytest.fixture(scope="module")
+def models(tiny_bundle) -> ReadingPipeline:
+    return ReadingPipeline(tiny_bundle, batch_size=3)
+
+
+@pytest.fixture
+def films(film_file):
+    return [read_film(film_file(f"{seed}.png", seed)) for seed in range(5)]
+
+
+def test_readings_come_in_order_over_batches(models, films):
+    readings = list(models.read(films))
+    assert [reading.film for reading in readings] == films
+    for film, reading in zip(films, readings, strict=True):
+        assert reading.evidence.image["sha256"] == film.sha256
+        assert reading.report == " ".join(sentence.text for sentence in reading.sentences)
+        assert reading.report == reading.evidence.report
+        assert reading.gaze == "predicted"
+        assert reading.scanpath.image_size == film.size
+        assert reading.findings == reading.evidence.findings
+
+
+def test_no_films_no_readings(models):
+    assert list(models.read([])) == []
+    assert models.classify([]) == []
+    assert models.predict_scanpaths([]) == []
+
+
+def test_given_and_predicted_gaze_in_one_batch(models, films):
+    given = Scanpath.from_relative([0.1, 0.9], [0.5, 0.5], [0.2, 0.3])
+    readings = list(models.read(films[:3], [None, given, None]))
+    assert [reading.gaze for reading in readings] == ["predicted", "given", "predicted"]
+    assert readings[1].scanpath is given
+    assert json.loads(readings[1].evidence.to_json())["gaze"] == "given"
+
+
+def test_gaze_for_some_films_only_is_refused(models, films):
+    with pytest.raises(ValueError, match="films: 5, scanpaths: 1; each film needs one"):
+        next(models.read(films, [None]))
+
+
+@pytest.fixture
+def drafts(monkeypatch):
+    """What the language model wrote, as it is before the findings have their say."""
+    seen, reconcile = [], ReportComposer.reconcile
+
+    def spy(self, report, findings):
+        seen.append(report)
+        return reconcile(self, report, findings)
+
+    monkeypatch.setattr(ReportComposer, "reconcile", spy)
+    return seen
+
+
+def test_a_film_s_draft_does_not_depend_on_its_batch(models, films, drafts, monkeypatch):
+    """Neither the greedy one nor one that is drawn because the greedy one disagrees with the findings."""
+    monkeypatch.setattr(pipelines, "_disagreement", lambda report, known: 0)
+    list(models.read(films))
+    greedy = drafts.copy()
+    drafts.clear()
+    # every draft disagrees, some less than others
+    monkeypatch.setattr(pipelines, "_disagreement", lambda report, known: 1 + zlib.crc32(report.encode()))
+    list(models.read(films))
+    together = drafts.copy()
+    assert together != greedy
+    drafts.clear()
+    for number, film in enumerate(films[::-1]):
+        torch.manual_seed(number)  # nor on what was drawn before
+        list(models.read([film]))
+    assert drafts[::-1] == together
+
+
+def test_a_draft_that_agrees_is_kept_and_none_is_drawn(models, films, monkeypatch):
+    asked = []
+    generate = ReadingPipeline._generate
+    monkeypatch.setattr(
+        ReadingPipeline,
+        "_generate",
+        lambda self, *arguments, sample=False: asked.append(sample) or generate(self, *arguments, sample=sample),
+    )
+    monkeypatch.setattr(pipelines, "_disagreement", lambda report, known: 0)
+    list(models.read(films[:2]))
+    assert asked == [False]
+    monkeypatch.setattr(pipelines, "_disagreement", lambda report, known: 1)
+    list(models.read(films[:2]))
+    assert asked[1:] == [False, True, True]
+
+
+def test_reading_leaves_the_random_state_alone(models, films, monkeypatch):
+    monkeypatch.setattr(pipelines, "_disagreement", lambda report, known: 1)
+    torch.manual_seed(5)
+    list(models.read(films[:1]))
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), after)
+
+
+def test_gaze_changes_what_the_language_model_sees(models, films):
+    model, processor = models.vlm
+    pixels = models._pixels(processor, films[:1])
+    left, right = (torch.tensor([[[x, 0.5, 0.0, 1.0]]]) for x in (0.1, 0.9))
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    with torch.no_grad():
+        tokens = [model.get_image_features(pixels, path, mask) for path in (left, right)]
+    assert not torch.allclose(*tokens)
+
+
+def test_a_checkpoint_without_a_predictor_reads_without_gaze(tiny_bundle, films, tmp_path):
+    import shutil
+
+    from gaze_vlm import GazeVLM, GazeVLMConfig
+
+    folder = shutil.copytree(tiny_bundle, tmp_path / "copy")
+    config = GazeVLMConfig.from_pretrained(folder / "gaze_vlm").to_dict() | {"scanpath_config": None, "gaze": "none"}
+    model = GazeVLM(GazeVLMConfig(**config))
+    model.generation_config = GazeVLM.from_pretrained(folder / "gaze_vlm").generation_config
+    (folder / "gaze_vlm" / "model.safetensors").unlink()
+    model.save_pretrained(folder / "gaze_vlm")
+    given = Scanpath.from_relative([0.5], [0.5], [0.2])
+    readings = list(ReadingPipeline(folder).read(films[:2], [None, given]))
+    assert [reading.gaze for reading in readings] == ["none", "given"]
+    assert len(readings[0].scanpath) == 0
+    assert readings[1].scanpath is given
+
+
+def test_the_name_of_the_model_is_kept(tiny_bundle, models, films):
+    assert models.name == str(tiny_bundle)
+    assert next(models.read(films[:1])).evidence.model["name"] == str(tiny_bundle)
+    assert ReadingPipeline().name == "nano"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "two words/model", "https://example.org/model"])
+def test_what_can_be_no_model_is_refused_at_once(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="no such folder, and no name of a Hub repository"):
+        ReadingPipeline(name)
+
+
+def test_models_are_loaded_when_they_are_needed(tiny_bundle, films, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(tiny_bundle / "gaze_classifier", tmp_path / "only" / "gaze_classifier").parent
+    only = ReadingPipeline(folder)
+    assert len(only.classify(films)) == len(films)
+    with pytest.raises(ModelError, match="scanpath_predictor"):
+        only.predict_scanpaths(films)
+
+
+def test_a_grey_film_is_even_and_has_no_name_of_a_file():
+    film = grey_film(64)
+    assert film.size == (64, 64)
+    assert np.ptp(film.pixels) == 0
+    assert isinstance(film.to_pil(), Image.Image)
