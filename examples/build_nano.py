@@ -2,10 +2,11 @@
 
     python examples/build_nano.py --nih DIR --gazesearch FILE --iu FILE --out src/gaze_vlm/nano
 
-DIR and FILE are releases as `gaze_vlm.data` reads them: NIH ChestX-ray14, GazeSearch, the Indiana reports of Open-i. The three
-are about DIFFERENT patients. Films, scanpaths and reports meet by finding only (`gaze_vlm.data.matching`), which is good
-enough to show the whole machine and for nothing else. A run that was killed goes on where it stopped: every stage leaves
-its result in --work, and the stage under way leaves a checkpoint each epoch. What was measured is in --work/log.jsonl.
+DIR and FILE are releases as `gaze_vlm.data` reads them: NIH ChestX-ray14, GazeSearch, the Indiana reports of Open-i.
+The three are about DIFFERENT patients. Films, scanpaths and reports meet by finding only (`gaze_vlm.data.matching`),
+which is good enough to show the whole machine and for nothing else. A run that was killed goes on where it stopped:
+every stage leaves its result in --work, and the stage under way leaves a checkpoint each epoch. What was measured is
+in --work/log.jsonl.
 """
 
 import argparse
@@ -68,14 +69,18 @@ UNTAUGHT = {"Enlarged Cardiomediastinum", "Fracture", "Support Devices"}
 LABELS = [name for name in (*FINDINGS, *FINER_FINDINGS) if name not in UNTAUGHT]
 REPORTED = [*FINDINGS, "Emphysema", "Hernia"]  # what a report is asked to name; finer names go by their finding
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{% if message.content is string %}{{ message.content }}{% else %}"
-    "{% for part in message.content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}"
-    "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}<|{{ message.role }}|>"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
+    "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
 def targets(findings: list[dict]) -> list[float]:
-    """NIH's labels -> one number a name of LABELS: what is labelled, the finding it is a kind of, and Lung Opacity above both."""
+    """NIH's labels -> one number a name of LABELS.
+
+    Present is what is labelled, the finding that it is a kind of, and Lung Opacity above both.
+    """
     present = {finding["name"] for finding in findings if finding["certainty"] == 1}
     present |= {FINER_FINDINGS[name] for name in present if FINER_FINDINGS.get(name)}
     if "Lung Opacity" in implied(present):
@@ -137,7 +142,7 @@ def fit(
         warmup_steps=30,
         lr_scheduler_type="cosine",
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=2,
         logging_steps=20,
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -151,12 +156,14 @@ def fit(
         data_collator=collate,
         callbacks=[AveragedWeights(decay)],
     )
-    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{AveragedWeights.FILE}")]
+    latest = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    trainer.train(resume_from_checkpoint=latest and str(latest))
     model.eval()
 
 
 def stage_tower(data, folder: Path, log) -> None:
-    """ImageNet start, then NIH's labels and boxes: five epochs at 224 pixels, five at 320. Its tower serves all models."""
+    """ImageNet start, then NIH's labels and boxes: five epochs at 224 pixels, five at 320. The tower serves all."""
     set_seed(SEED)
     config = GazeClassifierConfig(
         vision_config=VISION | {"model_args": {"drop_rate": 0.2, "drop_path_rate": 0.1}},
@@ -176,10 +183,8 @@ def stage_tower(data, folder: Path, log) -> None:
 
 
 def stage_classifier(data, tower: Path, folder: Path, log) -> None:
-    """The classifier trains on alone, tower and all, and gets its thresholds from the validation films."""
-    set_seed(SEED + 1)
-    done = folder.with_name(f"{folder.name}-long")
-    model = train_classifier(GazeClassifier.from_pretrained(tower), data, done, log, size=IMAGE_SIZE, rate=1.5e-4, epochs=4)
+    """The classifier that trained the tower, with thresholds from the validation films."""
+    model = GazeClassifier.from_pretrained(tower)
     films = Films(data["validation"], IMAGE_SIZE, augment=False)
     scores = logits_of(model, films).sigmoid().numpy()
     model.config.thresholds = [
@@ -189,19 +194,19 @@ def stage_classifier(data, tower: Path, folder: Path, log) -> None:
     log(stage="thresholds", **dict(zip(LABELS, (round(value, 3) for value in model.config.thresholds), strict=True)))
 
 
-def train_classifier(model, data, folder: Path, log, *, size: int, rate: float, epochs: int = 5) -> GazeClassifier:
-    """Train, unless `folder` has the result already."""
+def train_classifier(model, data, folder: Path, log, *, size: int, rate: float) -> GazeClassifier:
+    """Five epochs, unless `folder` has the result already."""
     if (folder / "config.json").exists():
         return GazeClassifier.from_pretrained(folder)
     films = Films(data["train"], size, augment=True)
-    fit(model, films, collate_films, folder / "run", epochs=epochs, batch_size=32, learning_rate=rate, decay=0.99)
+    fit(model, films, collate_films, folder / "run", epochs=5, batch_size=32, learning_rate=rate, decay=0.99)
     model.save_pretrained(folder)
     log(stage=folder.name, size=size, **auroc_of(model, Films(data["validation"], size, augment=False)))
     return model
 
 
 def best_threshold(scores: np.ndarray, labels: np.ndarray, resamples: int = 500) -> float:
-    """Median, over bootstrap resamples of the films, of the threshold with the best F1: a single best one is mostly luck."""
+    """Median over bootstrap resamples of the threshold with the best F1: a single best one is mostly luck."""
     rng, chosen = np.random.default_rng(SEED), []
     for _ in range(resamples):
         rows = rng.integers(0, len(scores), len(scores))
@@ -311,11 +316,16 @@ class Gaze(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         chance = self.rng.random()
         taught = set(self.findings[index]) & set(LABELS)
-        film = len(self.features) - 1
+        match = {"film": len(self.features) - 1, "pairing": "none: a grey film"}
         if chance < 0.5 and taught:
-            film = self.matcher.draw(taught, self.rng)["film"]
+            match = self.matcher.draw(taught, self.rng)
         prompt = self.prompts[index] if chance > 0.15 else []
-        return {"patch_tokens": self.features[film], "fixations": self.scanpaths[index], "prompt": prompt}
+        return {
+            "patch_tokens": self.features[match["film"]],
+            "pairing": match["pairing"],
+            "fixations": self.scanpaths[index],
+            "prompt": prompt,
+        }
 
 
 def collate_gaze(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
@@ -393,23 +403,28 @@ def stage_scanpath(gaze, films: Films, features, tower, texts: list[str], tokeni
 class Reports(torch.utils.data.Dataset):
     """Reports beside films MATCHED BY FINDING (of other patients), and template reports of the films' own labels."""
 
-    def __init__(self, texts: list[str], films: Films, features: torch.Tensor, gaze: list, processor, augment: bool):
-        self.texts, self.films, self.features, self.gaze = texts, films, features, gaze
-        self.processor, self.augment = processor, augment
-        self.findings = [report_findings(text) for text in texts]
+    def __init__(self, texts: list[str], films: Films, features: torch.Tensor, gaze: list, processor):
+        self.films, self.features, self.gaze = films, features, gaze
+        self.processor = processor
+        # a report that speaks only of what no film is labelled with has no like film
+        kept = [(text, found) for text in texts if (found := report_findings(text)) & set(LABELS)]
+        self.texts, self.findings = zip(*kept, strict=True)
+        # the corpus is rich in normal reports; templates teach the combinations of findings that it lacks
+        self.templated = [film for film, names in enumerate(films.names) if NO_FINDING not in names]
         self.matcher = FindingMatcher(films.names, set(LABELS) & set(REPORTED))
         self.composer = ReportComposer()
         self.rng = random.Random(SEED)
 
     def __len__(self) -> int:
-        return len(self.texts) + len(self.films) * self.augment
+        return len(self.texts) + len(self.templated)
 
     def __getitem__(self, index: int) -> dict:
         if index < len(self.texts):
             text, present = self.texts[index], self.findings[index]
-            film = self.matcher.draw(present, self.rng)["film"]
+            match = self.matcher.draw(present, self.rng)
+            film, pairing = match["film"], match["pairing"]
         else:
-            film = index - len(self.texts)
+            film, pairing = self.templated[index - len(self.texts)], "the film's own labels"
             present = set(self.films.names[film]) & set(REPORTED)
             records = [
                 {
@@ -422,14 +437,15 @@ class Reports(torch.utils.data.Dataset):
             ]
             text = join(self.composer.compose(records))
         known = [name for name in REPORTED if name in present and name != NO_FINDING]
-        if self.augment and self.rng.random() < 0.3:
+        if self.rng.random() < 0.3:
             known = None
-        shown = not self.augment or self.rng.random() < 0.6
+        shown = self.rng.random() < 0.6
         prompt, answer = prompt_and_answer(self.processor, known, text)
         return {
             "prompt": prompt,
             "answer": answer,
             "patch_tokens": self.features[film],
+            "pairing": pairing,
             "fixations": self.gaze[film] if shown else None,
         }
 
@@ -486,9 +502,9 @@ def stage_report(texts: list[str], films: Films, features, tower, scanpath, proc
     for batch in features.split(64):
         fixations, mask = model.eval().predict_gaze(patch_tokens=batch.float())
         gaze += [row[kept] for row, kept in zip(fixations, mask, strict=True)]
-    reports = Reports(texts, films, features, gaze, processor, augment=True)
+    reports = Reports(texts, films, features, gaze, processor)
     collate = partial(collate_reports, pad=tokenizer.pad_token_id)
-    fit(model, reports, collate, folder / "run", epochs=8, batch_size=32, learning_rate=1e-3, decay=0.995)
+    fit(model, reports, collate, folder / "run", epochs=5, batch_size=32, learning_rate=1e-3, decay=0.995)
     model.generation_config = GenerationConfig(
         max_new_tokens=128, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
     )
@@ -522,7 +538,7 @@ def assemble(work: Path, out: Path, reader, processor) -> None:
         its_processor.save_pretrained(out / name)
 
 
-def write_card(arguments, log) -> None:
+def write_card(arguments, counts: dict[str, int], log) -> None:
     """Measure what was assembled with evaluate.py, and render the card from what came out."""
     root = Path(__file__).parents[1]
     card = (root / "hub_cards" / "nano.md").read_text()
@@ -535,7 +551,9 @@ def write_card(arguments, log) -> None:
         card = card.replace(f"{{{{ {what} }}}}", table.strip())
         log(stage=f"measured {what}", table=table.splitlines())
     size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file()) / 1e6
-    (arguments.out / "README.md").write_text(card.replace("{{ size }}", f"{size:.1f}"))
+    for name, value in {**counts, "size": f"{size:.1f}"}.items():
+        card = card.replace(f"{{{{ {name} }}}}", f"{value:,}" if isinstance(value, int) else value)
+    (arguments.out / "README.md").write_text(card)
 
 
 def main() -> None:
@@ -586,7 +604,14 @@ def main() -> None:
     if not (work / "classifier" / "config.json").exists():
         stage_classifier(nih, work / "tower", work / "classifier", log)
     assemble(work, arguments.out, reader, processor)
-    write_card(arguments, log)
+    counts = {
+        "films": len(films),
+        "boxed": sum(map(bool, films.boxes)),
+        "validation": len(nih["validation"]),
+        "scanpaths": len(gaze["train"]),
+        "reports": len(texts),
+    }
+    write_card(arguments, counts, log)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python examples/evaluate.py report --nih DIR
     python examples/evaluate.py scanpath --gazesearch FILE
 
-DIR and FILE are releases as `gaze_vlm.data` reads them. The validation split is measured (`--split`), with the embedded nano or
-`--model`. `--json` and `--markdown` print the same numbers for programs and pages.
+DIR and FILE are releases as `gaze_vlm.data` reads them. The validation split is measured (`--split`), with the
+embedded nano or `--model`. Intervals are 95 % bootstrap intervals over patients or images, estimate first. `--json`
+and `--markdown` print the same numbers for programs and pages.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from gaze_vlm import Scanpath
 from gaze_vlm.data import load
 from gaze_vlm.data.gazesearch import with_centre
 from gaze_vlm.data.matching import present_findings
-from gaze_vlm.findings import FINDINGS, FINER_FINDINGS
+from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, implied
 from gaze_vlm.images import read_film
 from gaze_vlm.labeler import label
 from gaze_vlm.metrics.baselines import (
@@ -36,8 +37,8 @@ from gaze_vlm.metrics.baselines import (
     Uniform,
 )
 from gaze_vlm.metrics.classification import auroc
-from gaze_vlm.metrics.reports import label_f1, label_matrix, macro_f1
-from gaze_vlm.metrics.scanpath import multimatch, scanmatch
+from gaze_vlm.metrics.reports import label_matrix, macro_f1
+from gaze_vlm.metrics.scanpath import multimatch_mean4, scanmatch
 from gaze_vlm.metrics.statistics import bootstrap, paired_bootstrap
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.pipelines import ReadingPipeline, grey_film
@@ -46,9 +47,10 @@ MIN_POSITIVES = 5
 
 
 def films_of(root: Path, split: str):
-    """Films of a split and the findings labelled there, as NIH names them."""
+    """Films of a split, the findings labelled there in NIH's words, and their patients."""
     rows = load("nih_cxr", root)[split].cast_column("image", Image(decode=False))
-    return [read_film(image["path"]) for image in rows["image"]], [present_findings(row) for row in rows]
+    films = [read_film(image["path"]) for image in rows["image"]]
+    return films, [present_findings(row) for row in rows], list(rows["patient_id"])
 
 
 def canonical(names) -> frozenset[str]:
@@ -57,7 +59,7 @@ def canonical(names) -> frozenset[str]:
 
 
 def evaluate_classify(models: ReadingPipeline, arguments) -> list[dict]:
-    films, labels = films_of(arguments.nih, arguments.split)
+    films, labels, patients = films_of(arguments.nih, arguments.split)
     found = models.classify(films)
     names = sorted({name for row in labels for name in row})
     scores = np.array([[next(f["probability"] for f in row if f["name"] == name) for name in names] for row in found])
@@ -69,11 +71,10 @@ def evaluate_classify(models: ReadingPipeline, arguments) -> list[dict]:
     ]
     enough = positives >= MIN_POSITIVES
 
-    def mean_auroc(resampled) -> float:
-        marks, values = resampled[..., 0] > 0, resampled[..., 1]
-        return float(np.nanmean(auroc(marks, values)[enough]))
+    def mean_auroc(cases) -> float:
+        return float(np.nanmean(auroc(cases[..., 0] > 0, cases[..., 1])[enough]))
 
-    interval = bootstrap(np.stack([truth, scores], axis=-1), mean_auroc, resamples=500)
+    interval = bootstrap(np.stack([truth, scores], axis=-1), mean_auroc, groups=patients, resamples=500)
     rows.append(
         {
             "finding": f"mean over findings with at least {MIN_POSITIVES} positives",
@@ -97,29 +98,32 @@ def features_of(models: ReadingPipeline, films) -> np.ndarray:
 
 
 def evaluate_report(models: ReadingPipeline, arguments) -> list[dict]:
-    films, labels = films_of(arguments.nih, arguments.split)
-    training, known = films_of(arguments.nih, "train")
+    films, labels, patients = films_of(arguments.nih, arguments.split)
+    training, known, _ = films_of(arguments.nih, "train")
     reference = [canonical(row) for row in labels]
     readings = list(models.read(films))
     written = [label(reading.report).positive() for reading in readings]
     nearest = NearestNeighbour().fit(features_of(models, training)).predict(features_of(models, films))
     systems = {
-        "nano" if models.name == "nano" else models.name: written,
+        models.name: written,
         "normal template": [label(NORMAL_TEMPLATE).positive()] * len(films),
         "findings of the nearest training film": [canonical(known[index]) for index in nearest],
     }
-    names = [name for name in FINDINGS if sum(name in row for row in reference) >= MIN_POSITIVES]
-    truth = label_matrix(reference, names)
-    ours = label_matrix(written, names)
     rows = []
     for system, sets in systems.items():
-        scores = label_f1(sets, reference, names)
-        row = {"system": system, "macro F1": scores.macro_f1, "micro F1": scores.micro_f1}
-        if sets is not written:
-            both = [np.stack([truth, matrix], -1) for matrix in (ours, label_matrix(sets, names))]
-            gain = paired_bootstrap(*both, lambda stack: macro_f1(stack[..., 1], stack[..., 0]), resamples=1000)
-            row["nano's gain in macro F1"] = gain.estimate
-            row["95 % interval"] = [gain.low, gain.high]
+        row = {"system": system}
+        for column, close in (("macro F1", frozenset), ("macro F1, parents implied", implied)):
+            names = [name for name in FINDINGS if sum(name in close(case) for case in reference) >= MIN_POSITIVES]
+            truth, ours, theirs = (
+                label_matrix([close(case) for case in cases], names) for cases in (reference, written, sets)
+            )
+            row[column] = macro_f1(theirs, truth)
+            if sets is not written:
+                both = [np.stack([truth, matrix], -1) for matrix in (ours, theirs)]
+                gain = paired_bootstrap(
+                    *both, lambda cases: macro_f1(cases[..., 1], cases[..., 0]), groups=patients, resamples=1000
+                )
+                row[f"{models.name}'s gain in {column}"] = [gain.estimate, gain.low, gain.high]
         rows.append(row)
     agreeing = sum(
         {f["name"] for f in reading.findings if f["present"]} & set(FINDINGS) == found & set(FINDINGS)
@@ -128,9 +132,9 @@ def evaluate_report(models: ReadingPipeline, arguments) -> list[dict]:
     sources = [sentence.source for reading in readings for sentence in reading.sentences]
     rows.append(
         {
-            "system": f"{len(films)} films, {len(names)} findings; reports that agree with the listed findings: {agreeing}; "
-            f"sentences by the language model: {sources.count('model')} of {len(sources)}; "
-            f"different reports: {len({reading.report for reading in readings})}"
+            "system": f"{len(films)} films; reports that agree with the listed findings: {agreeing}; sentences of the "
+            f"language model: {sources.count('model')} of {len(sources)}; different reports: "
+            f"{len({reading.report for reading in readings})}"
         }
     )
     return rows
@@ -145,32 +149,29 @@ def evaluate_scanpath(models: ReadingPipeline, arguments) -> list[dict]:
 
     training, training_findings = paths("train")
     references, findings = paths(arguments.split)
+    images = list(data[arguments.split]["image_id"])
     grey = [grey_film()]
     point = {name: models.predict_scanpaths(grey, name)[0][0] for name in sorted(set(findings))}
-    drawn = {name: models.predict_scanpaths(grey, name, 200, seed=0)[0] for name in point}
-    taken: dict[str, int] = {}
-
-    def next_draw(name: str) -> Scanpath:
-        taken[name] = taken.get(name, -1) + 1
-        return drawn[name][taken[name] % len(drawn[name])]
-
-    systems = {"nano, point estimate": [point[name] for name in findings]}
+    drawn = {name: iter(models.predict_scanpaths(grey, name, findings.count(name) + 1, seed=0)[0]) for name in point}
+    systems = {f"{models.name}, point estimate": [point[name] for name in findings]}
+    systems[f"{models.name}, one sample a case"] = [next(drawn[name]) for name in findings]
     for baseline in (CentrePrior(), RandomHuman(), FindingMean(), FindingMedoid(), Uniform()):
         fitted = baseline.fit(training, training_findings)
         systems[type(baseline).__name__] = fitted.predict(findings, np.random.default_rng(0))
-    systems["nano, one sample"] = [next_draw(name) for name in findings]
     rows, first = [], None
     for system, predictions in systems.items():
-        spatial = multimatch(predictions, references)
-        mean4 = np.mean([spatial[name] for name in ("shape", "direction", "length", "position")], axis=0)
-        score = scanmatch(predictions, references)
-        row = {"system": system, "ScanMatch": float(score.mean()), "MultiMatch mean4": float(np.nanmean(mean4))}
+        scores = (scanmatch(predictions, references), multimatch_mean4(predictions, references))
+        row = {
+            "system": system,
+            "ScanMatch": float(scores[0].mean()),
+            "MultiMatch mean4": float(np.nanmean(scores[1])),
+        }
         if first is None:
-            first = (score, mean4)
+            first = scores
         else:
-            gains = [paired_bootstrap(a, b, np.nanmean) for a, b in zip(first, (score, mean4), strict=True)]
-            row["point estimate's gain in ScanMatch"] = [gains[0].estimate, gains[0].low, gains[0].high]
-            row["in MultiMatch"] = [gains[1].estimate, gains[1].low, gains[1].high]
+            for metric, ours, theirs in zip(("ScanMatch", "MultiMatch"), first, scores, strict=True):
+                gain = paired_bootstrap(ours, theirs, np.nanmean, groups=images)
+                row[f"point estimate's gain in {metric}"] = [gain.estimate, gain.low, gain.high]
         rows.append(row)
     return rows
 

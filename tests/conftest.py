@@ -86,7 +86,6 @@ def save_tiny_bundle(folder: Path) -> Path:
         "max_fixations": 6,
         "num_strategies": 2,
         "point_estimate": "consensus",
-        "consensus_samples": 4,
     }
     names = dict(enumerate(TINY_LABELS))
     classifier = GazeClassifier(

@@ -165,7 +165,7 @@ def test_the_report_says_exactly_what_is_listed_present(run, film_file, tiny_bun
     for document in ran.json:
         names = {finding["name"] for finding in document["findings"] if finding["present"]}
         assert label(document["report"]).positive() == names & CANONICAL
-        assert document["model"] == str(tiny_bundle)
+        assert document["model"] == tiny_bundle.name
         listed.append(frozenset(names))
     assert {NO_FINDING} in listed
     assert len(set(listed)) >= 8, "the films are different enough to mean something"
@@ -199,7 +199,7 @@ def test_out_writes_report_evidence_and_pictures(run, film_file, tmp_path):
     image, out = film_file("film.png", 1), tmp_path / "results" / "today"
     ran = run("report", image, "--out", out, "--json")
     assert (ran.status, ran.err) == (0, "")
-    folder = out / "film.png"
+    folder = out / "film"
     assert {path.name for path in folder.iterdir()} == FILES
     (document,) = ran.json
     assert (folder / "report.txt").read_text() == document["report"] + "\n"
@@ -221,13 +221,13 @@ def test_out_writes_report_evidence_and_pictures(run, film_file, tmp_path):
 def test_out_is_not_overwritten_unless_asked(run, film_file, tmp_path):
     images, out = [film_file("first.png", 1), film_file("second.png", 2)], tmp_path / "out"
     assert run("report", images[0], "--out", out).status == 0
-    kept = out / "first.png" / "report.txt"
+    kept = out / "first" / "report.txt"
     kept.write_text("mine")
     ran = run("report", *images, "--out", out, "--json")
     assert ran.status == 1
-    one_line(ran, out / "first.png", "already there", "--overwrite")
+    one_line(ran, out / "first", "already there", "--overwrite")
     assert kept.read_text() == "mine"
-    assert {path.name for path in (out / "second.png").iterdir()} == FILES, "the other one is done"
+    assert {path.name for path in (out / "second").iterdir()} == FILES, "the other one is done"
     assert len(ran.json) == 2
     ran = run("report", *images, "--out", out, "--overwrite")
     assert (ran.status, ran.err) == (0, "")
@@ -235,7 +235,7 @@ def test_out_is_not_overwritten_unless_asked(run, film_file, tmp_path):
 
 
 def test_one_file_that_is_there_keeps_all_from_being_written(run, film_file, tmp_path):
-    folder = tmp_path / "out" / "film.png"
+    folder = tmp_path / "out" / "film"
     folder.mkdir(parents=True)
     (folder / "evidence.html").write_text("mine")
     assert run("report", film_file("film.png"), "--out", tmp_path / "out").status == 1
@@ -243,13 +243,82 @@ def test_one_file_that_is_there_keeps_all_from_being_written(run, film_file, tmp
 
 
 def test_two_images_of_one_name_get_folders_of_their_own(run, film_file, tmp_path):
-    images = [film_file("monday/film.png", 1), film_file("tuesday/film.png", 2), film_file("film.png-2/film.png", 3)]
+    images = [film_file("monday/film.png", 1), film_file("tuesday/film.png", 2), film_file("film-2.png", 3)]
     ran = run("report", *images, "--out", tmp_path / "out", "--json")
     assert (ran.status, ran.err) == (0, "")
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert folders == ["film.png", "film.png-2", "film.png-3"]
+    assert folders == ["film", "film-2", "film-2-2"]
     for name, document in zip(folders, ran.json, strict=True):
-        assert (tmp_path / "out" / name / "report.txt").read_text().strip() == document["report"]
+        assert (tmp_path / "out" / Path(name).stem / "report.txt").read_text().strip() == document["report"]
+
+
+def test_out_beside_a_file_without_a_suffix(run, film_file, tmp_path, monkeypatch):
+    film_file("film.png").rename(tmp_path / "film")
+    monkeypatch.chdir(tmp_path)
+    film_file("other.png")
+    ran = run("scanpath", "film", "other.png", "--out", ".")
+    assert (ran.status, ran.err) == (0, "")
+    assert {path.name for path in (tmp_path / "film-2").iterdir()} == PICTURES
+    assert {path.name for path in (tmp_path / "other").iterdir()} == PICTURES
+
+
+def test_what_cannot_be_written_is_no_fault_of_the_image(tmp_path):
+    from gaze_vlm.cli import OutputError, write
+
+    (tmp_path / "report.txt").touch()
+    with pytest.raises(OutputError, match="already there"):
+        write(tmp_path, {"report.txt": Path.touch}, overwrite=False)
+
+
+def test_findings_of_one_region_share_its_box():
+    from gaze_vlm.cli import present_boxes
+
+    def record(name, box, present=True):
+        return {"name": name, "present": present, "regions": [{"name": "here", "box": box}] if box else []}
+
+    one, other = [0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9]
+    findings = [record("Mass", one), record("Edema", other), record("Nodule", one), record("Fracture", one, False)]
+    boxes = present_boxes([*findings, record("Tuberculosis", None)])
+    assert boxes == [{"name": "Mass, Nodule", "box": one}, {"name": "Edema", "box": other}]
+
+
+def test_a_message_holds_no_control_character(run, tmp_path):
+    ran = run("classify", tmp_path / "a\x1b[31mb\x07.png")
+    assert ran.status == 2
+    one_line(ran, r"a\x1b[31mb\x07.png")
+    assert "\x1b" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("view", "is_read"), [("LL", False), ("LATERAL", False), ("PA", True), ("AP SUPINE", True), ("SUPINE", True)]
+)
+def test_lateral_films_are_refused(view, is_read, run, film_file):
+    import pydicom
+
+    path = film_file("film.dcm")
+    data = pydicom.dcmread(path)
+    data.ViewPosition = view
+    data.save_as(path)
+    ran = run("classify", path, film_file("frontal.png"), "--json")
+    assert len(ran.json) == 1 + is_read
+    assert ran.status == (0 if is_read else 1)
+    if not is_read:
+        one_line(ran, f"{path}: a lateral view ({view}); the models know frontal films only")
+
+
+@pytest.mark.parametrize("command", ["report", "scanpath", "classify"])
+def test_progress_is_shown_on_a_terminal_only(command, run, film_file, monkeypatch):
+    from gaze_vlm import cli
+
+    counts, tracked = [], cli.tracked
+    monkeypatch.setattr(cli, "tracked", lambda readings, *rest: counts.append(rest) or tracked(readings, *rest))
+    images = [film_file(f"{seed}.png", seed) for seed in range(10)]
+    assert run(command, *images, "--json").err == ""
+    monkeypatch.setattr(type(cli.errors), "is_terminal", True)
+    assert len(run(command, *images[:2], "--json").json) == 2
+    assert counts == [(10, True), (2, True)]
+    assert run(command, *images[:2]).status == 0
+    assert counts[-1] == (2, False)
 
 
 @pytest.mark.parametrize("command", ["report", "scanpath"])
@@ -268,7 +337,7 @@ def test_unusual_names(name, run, film_file, tmp_path, monkeypatch):
     ran = run("report", "--json", "--out", "out", image if name[0] != "-" else f"./{name}")
     assert (ran.status, ran.err) == (0, "")
     assert ran.json[0]["image"].endswith(name)
-    assert (tmp_path / "out" / name / "report.txt").exists()
+    assert (tmp_path / "out" / Path(name).stem / "report.txt").exists()
     image.write_bytes(b"")
     one_line(run("report", image), name, "empty")
 
@@ -321,7 +390,7 @@ def test_recorded_gaze_goes_into_the_report(name, text, run, film_file, tmp_path
     assert (ran.status, ran.err) == (0, "")
     check_reading(ran.json[0])
     assert ran.json[0]["scanpath"] == GAZE | {"onset": [0.0, 0.25, 0.75]}
-    assert json.loads((out / "film.png" / "evidence.json").read_text())["gaze"] == "given"
+    assert json.loads((out / "film" / "evidence.json").read_text())["gaze"] == "given"
 
 
 BAD_GAZE = {
@@ -359,10 +428,24 @@ def test_a_missing_gaze_file_and_one_that_is_a_picture(run, film_file, tmp_path)
 
 
 def test_gaze_off_the_film_is_read_and_drawn(run, film_file, tmp_path):
-    gaze = gaze_file(tmp_path / "gaze.json", {"x": [-0.5, 3.0], "y": [0.5, 0.5], "duration": [0.25, 0.0]})
+    gaze = gaze_file(
+        tmp_path / "gaze.json", {"x": [-0.5, 3.0, 0.5], "y": [0.5, 0.5, 0.5], "duration": [0.25, 0.0, 0.25]}
+    )
     ran = run("report", film_file("film.png"), "--gaze", gaze, "--out", tmp_path / "out", "--json")
     assert (ran.status, ran.err) == (0, "")
-    assert ran.json[0]["scanpath"]["x"] == [-0.5, 3.0]
+    assert ran.json[0]["scanpath"]["x"] == [-0.5, 3.0, 0.5]
+
+
+def test_gaze_in_other_units_is_refused(run, film_file, tmp_path):
+    image = film_file("film.png")
+    pixels = gaze_file(tmp_path / "pixels.json", {"x": [20, 48], "y": [50, 60], "duration": [0.25, 0.5]})
+    ran = run("report", image, "--gaze", pixels, "--json")
+    assert (ran.status, ran.out) == (2, "")
+    one_line(ran, f"{pixels}: no fixation lies on the image; x and y are 0..1 of the image, not pixels")
+    slow = gaze_file(tmp_path / "slow.json", GAZE | {"duration": [250, 500, 250]})
+    ran = run("report", image, "--gaze", slow, "--json")
+    assert (ran.status, ran.out) == (2, "")
+    one_line(ran, f"{slow}: median fixation of 250 s; durations are seconds, not milliseconds")
 
 
 def test_gaze_goes_with_one_image(run, film_file, tmp_path):
@@ -435,7 +518,7 @@ def test_a_text_as_long_as_a_book_is_cut(run):
 def test_scanpath_out(run, film_file, tmp_path):
     image, out = film_file("a.png"), tmp_path / "out"
     assert run("scanpath", image, "--out", out).status == 0
-    assert {path.name for path in (out / "a.png").iterdir()} == PICTURES
+    assert {path.name for path in (out / "a").iterdir()} == PICTURES
     ran = run("scanpath", image, "--out", out)
     assert ran.status == 1
     one_line(ran, "already there")
@@ -578,7 +661,7 @@ def test_the_rest_of_a_batch_is_done(run, bad_file, film_file, tmp_path):
     for line, image, reason in zip(lines, bad, BAD.values(), strict=True):
         assert str(image) in line
         assert reason in line
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first.png", "last.dcm"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first", "last"]
 
 
 def test_nothing_of_a_batch_can_be_done(run, bad_file):
@@ -728,7 +811,7 @@ def test_demo_reads_two_real_films(run, tmp_path, monkeypatch):
     assert [document["image"] for document in ran.json] == ["cardiomegaly_effusion.jpg", "normal.jpg"]
     for document in ran.json:
         check_reading(document)
-        assert {path.name for path in (tmp_path / "gaze-vlm-demo" / document["image"]).iterdir()} == FILES
+        assert {path.name for path in (tmp_path / "gaze-vlm-demo" / Path(document["image"]).stem).iterdir()} == FILES
 
 
 def test_demo_never_writes_over_an_earlier_one(run, tmp_path, monkeypatch):
@@ -739,8 +822,8 @@ def test_demo_never_writes_over_an_earlier_one(run, tmp_path, monkeypatch):
     assert "no medical device" in ran.out
     assert not list((tmp_path / "gaze-vlm-demo").iterdir())
     assert {path.name for path in (tmp_path / "gaze-vlm-demo-2").iterdir()} == {
-        "cardiomegaly_effusion.jpg",
-        "normal.jpg",
+        "cardiomegaly_effusion",
+        "normal",
     }
     ran = run("demo", "--out", tmp_path / "gaze-vlm-demo-2")
     assert ran.status == 1

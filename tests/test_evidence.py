@@ -165,6 +165,12 @@ def test_no_gaze_and_no_report_are_evidence_too(arguments, film):
 # ---- the contract
 
 
+def test_present_means_listed_and_no_threshold(bundle, film):
+    """No Finding overrides a finding that reaches its threshold, and stands in where none does."""
+    assert "threshold" not in json.dumps(JSON_SCHEMA) + bundle.to_html(film)
+    assert '"not listed"' in bundle.to_html(film)
+
+
 def test_round_trip_is_exact(bundle, arguments):
     bundle = bundle.review(EFFUSION, "edited", "Trace left pleural effusion.", "R. Reader")
     again = EvidenceBundle.from_json(bundle.to_json())

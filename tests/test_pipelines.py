@@ -50,6 +50,26 @@ def test_given_and_predicted_gaze_in_one_batch(models, films):
     assert json.loads(readings[1].evidence.to_json())["gaze"] == "given"
 
 
+def test_an_empty_given_scanpath_is_not_given(models, films):
+    (reading,) = models.read(films[:1], [Scanpath([], [], [], [])])
+    assert reading.gaze == "predicted"
+    assert len(reading.scanpath) > 0
+
+
+@pytest.mark.parametrize("foreign", [{"Hernia": "Tuberculosis"}, "LABEL"])
+def test_labels_that_we_do_not_know_stay_out_of_the_report(foreign, tiny_bundle, films):
+    pipeline = ReadingPipeline(tiny_bundle)
+    config = pipeline.classifier[0].config
+    names = config.id2label.items()
+    config.id2label = {i: f"LABEL_{i}" if foreign == "LABEL" else foreign.get(name, name) for i, name in names}
+    for reading in pipeline.read(films):
+        records = [record for record in reading.findings if record["name"] in ("Tuberculosis", "LABEL_0")]
+        assert [record["regions"] for record in records] == [[]]
+        assert "uberculosis" not in reading.report
+        assert "LABEL" not in reading.report
+        assert reading.evidence.findings == reading.findings
+
+
 def test_gaze_for_some_films_only_is_refused(models, films):
     with pytest.raises(ValueError, match="films: 5, scanpaths: 1; each film needs one"):
         next(models.read(films, [None]))
@@ -111,6 +131,24 @@ def test_reading_leaves_the_random_state_alone(models, films, monkeypatch):
     assert torch.equal(torch.rand(3), after)
 
 
+def test_drawing_on_the_cpu_does_not_touch_a_gpu(models, films, monkeypatch):
+    def touched(*arguments):
+        raise AssertionError("a GPU was seeded")
+
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    monkeypatch.setattr(pipelines, "_disagreement", lambda report, known: 1)
+    assert list(models.read(films[:1]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_drawing_on_a_gpu_leaves_its_random_state_alone(tiny_bundle, films, monkeypatch):
+    monkeypatch.setattr(pipelines, "_disagreement", lambda report, known: 1)
+    before = torch.cuda.get_rng_state()
+    assert list(ReadingPipeline(tiny_bundle, device="cuda").read(films[:1]))
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
 def test_gaze_changes_what_the_language_model_sees(models, films):
     model, processor = models.vlm
     pixels = models._pixels(processor, films[:1])
@@ -140,14 +178,23 @@ def test_a_checkpoint_without_a_predictor_reads_without_gaze(tiny_bundle, films,
 
 
 def test_the_name_of_the_model_is_kept(tiny_bundle, models, films):
-    assert models.name == str(tiny_bundle)
-    assert next(models.read(films[:1])).evidence.model["name"] == str(tiny_bundle)
+    assert models.name == tiny_bundle.name, "and not where it lies"
+    assert str(tiny_bundle.parent) not in next(models.read(films[:1])).evidence.to_json()
+    assert ReadingPipeline("owner/name").name == "owner/name"
+
+
+def test_the_default_is_called_nano(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(pipelines, "NANO", tiny_bundle)
     assert ReadingPipeline().name == "nano"
 
 
-@pytest.mark.parametrize("name", ["nowhere", "a/b/c", "two words/model", "https://example.org/model"])
+BAD_NAMES = ["nowhere", "a/b/c", "two words/model", "https://example.org/model", "./model", "../model", "here/model"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
 def test_what_can_be_no_model_is_refused_at_once(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
     with pytest.raises(ModelError, match="no such folder, and no name of a Hub repository"):
         ReadingPipeline(name)
 

@@ -270,6 +270,15 @@ def test_without_a_usable_sentence_the_templates_speak(report):
     assert COMPOSER.reconcile(report, findings) == COMPOSER.compose(findings)
 
 
+@pytest.mark.parametrize(
+    "stump", ["The trachea lies is.", "There is cardiomegaly and.", "Heart size is normal with a."]
+)
+def test_stumps_go(stump):
+    result = COMPOSER.reconcile(f"The patient is slightly rotated. {stump}", [record("Cardiomegaly")])
+    assert "rotated" in result[0].text
+    assert stump not in [sentence.text for sentence in result]
+
+
 def test_normal_film():
     normal = COMPOSER.compose([record(NO_FINDING)])
     assert label(text(normal)).positive() == {NO_FINDING} and len(normal) == 5

@@ -1,5 +1,7 @@
 """Pictures of gaze: sizes, pixels where fixations are, films without gaze, and the animation in time."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -123,6 +125,47 @@ def test_an_animation_runs_in_real_time(suffix, film, path, tmp_path):
     assert around(seen[5], 0.5, 0.8, 4).mean() < 5  # from 0.6 s on
     assert around(seen[12], 0.5, 0.8, 4).mean() > 20
     assert around(np.abs(frames[12] - 10), 0.2, 0.3, 4).mean() > 20  # the first one stays
+
+
+def length(path):
+    """Frames and seconds of an animation."""
+    with Image.open(path) as animation:
+        total = 0
+        for i in range(animation.n_frames):
+            animation.seek(i)
+            total += animation.info["duration"]
+        return animation.n_frames, total / 1000
+
+
+def test_an_animation_begins_with_the_first_fixation(film, path, tmp_path):
+    late = Scanpath(path.x, path.y, path.duration, path.onset + 30)
+    written = [animate_scanpath(film, one, tmp_path / f"{i}.gif", size=64) for i, one in enumerate((path, late))]
+    assert length(written[1]) == length(written[0])
+
+
+def test_a_long_reading_has_few_frames_and_keeps_its_time(film, path, tmp_path):
+    slow = Scanpath(path.x, path.y, path.duration * 500, path.onset * 500)
+    frames, seconds = length(animate_scanpath(film, slow, tmp_path / "slow.gif", size=32))
+    assert frames <= 240
+    assert seconds == pytest.approx(600 + 1.2, abs=0.02)
+
+
+def test_an_animation_is_quickly_made(film, tmp_path):
+    reading = Scanpath.from_relative(np.linspace(0.1, 0.9, 20), np.tile([0.3, 0.7], 10), np.full(20, 0.3))
+    start = time.process_time()
+    animate_scanpath(film.repeat(4, 0).repeat(4, 1), reading, tmp_path / "reading.gif")
+    assert time.process_time() - start < 2
+
+
+def test_names_do_not_cover_one_another(film):
+    here = {"name": "Cardiomegaly", "box": [0.1, 0.1, 0.5, 0.5]}
+    near = {"name": "Edema", "box": [0.11, 0.11, 0.5, 0.5]}
+    both, one = (
+        np.asarray(draw_scanpath(film, NO_GAZE, boxes=boxes, size=600), int)
+        for boxes in ([here, near], [here, near | {"name": ""}])
+    )
+    plate = np.s_[58:66, 75:150]  # of Cardiomegaly
+    assert np.abs(both[plate] - one[plate]).max() <= 4
 
 
 def test_gif_hundredths_do_not_drift(film, tmp_path):

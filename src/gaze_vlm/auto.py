@@ -2,18 +2,23 @@
 
 `transformers` itself is lazy: `AutoModel` lives in a module that takes seconds to import and that many programs never
 touch. To register with it is to import it. So when that module is not there yet, the registration waits for it: an
-import hook runs it right after the module, before anybody can see an `AutoModel` that does not know our classes.
+import hook runs it right after the module, before anybody can see an `AutoModel` that does not know our classes. It
+registers the kind of that module only (configurations, models or processors), so it imports no second Auto module.
+
+transformers' Auto modules are not safe to be imported by several threads at once (with or without us it can end in an
+ImportError): touch the Auto classes once before you start threads. Where threads run already when `gaze_vlm` is
+imported, everything is registered at once.
 """
 
+import importlib
 import importlib.abc
-import importlib.util
 import sys
 import threading
 from collections.abc import Callable
 
 
 def _register_configs() -> None:
-    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import AutoConfig
 
     from .models.configuration_gaze_classifier import GazeClassifierConfig
     from .models.configuration_gaze_vlm import GazeVLMConfig
@@ -24,7 +29,7 @@ def _register_configs() -> None:
 
 
 def _register_models() -> None:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     from .models.modeling_gaze_classifier import GazeClassifier
     from .models.modeling_gaze_vlm import GazeVLM
@@ -37,24 +42,21 @@ def _register_models() -> None:
 
 
 def _register_processors() -> None:
-    from transformers import AutoProcessor
+    from transformers.models.auto.processing_auto import AutoProcessor
 
+    from .models.configuration_gaze_classifier import GazeClassifierConfig
+    from .models.configuration_gaze_vlm import GazeVLMConfig
+    from .models.configuration_scanpath_predictor import ScanpathPredictorConfig
     from .models.processing_gaze_classifier import GazeClassifierProcessor
     from .models.processing_gaze_vlm import GazeVLMProcessor
     from .models.processing_scanpath_predictor import ScanpathPredictorProcessor
 
     for config, processor in (
-        ("gaze_classifier", GazeClassifierProcessor),
-        ("gaze_vlm", GazeVLMProcessor),
-        ("scanpath_predictor", ScanpathPredictorProcessor),
+        (GazeClassifierConfig, GazeClassifierProcessor),
+        (GazeVLMConfig, GazeVLMProcessor),
+        (ScanpathPredictorConfig, ScanpathPredictorProcessor),
     ):
-        AutoProcessor.register(_config_class(config), processor, exist_ok=True)
-
-
-def _config_class(model_type: str) -> type:
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING[model_type]
+        AutoProcessor.register(config, processor, exist_ok=True)
 
 
 _AUTO = "transformers.models.auto."
@@ -66,8 +68,8 @@ _REGISTRATIONS: dict[str, Callable[[], None]] = {
     "processing": _register_processors,
 }
 _registered: set[str] = set()
+_registering: set[str] = set()
 _loading: set[str] = set()
-_running = threading.Lock()
 
 
 def _kind(module: str) -> str | None:
@@ -80,25 +82,21 @@ def _kind(module: str) -> str | None:
     return None
 
 
-def _register_ready() -> None:
-    """Register each kind whose Auto module is there, unless a file of ours of that kind is half imported.
+def _register(kind: str) -> None:
+    """Register a kind once, unless its Auto module is not there or a file of ours of that kind is half imported.
 
-    To register is to import our files, and the import of each ends here again: the outermost call goes on until
-    nothing is left to do, the ones inside it leave at once.
+    To register is to import our files, and the import of each ends here again: those inside leave at once. No lock:
+    to wait for one while an import's own lock is held can be for ever, and to register twice does no harm.
     """
-    if not _running.acquire(blocking=False):
+    waits = any(_kind(module) == kind for module in _loading.copy())
+    if f"{_AUTO}{kind}_auto" not in sys.modules or kind in _registered | _registering or waits:
         return
+    _registering.add(kind)
     try:
-        while ready := [kind for kind in _REGISTRATIONS if _is_ready(kind)]:
-            _registered.add(ready[0])
-            _REGISTRATIONS[ready[0]]()
+        _REGISTRATIONS[kind]()
+        _registered.add(kind)
     finally:
-        _running.release()
-
-
-def _is_ready(kind: str) -> bool:
-    waits = any(_kind(module) == kind for module in _loading)
-    return f"{_AUTO}{kind}_auto" in sys.modules and kind not in _registered and not waits
+        _registering.discard(kind)
 
 
 class _Loader(importlib.abc.Loader):
@@ -112,14 +110,19 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module) -> None:
         name = module.__name__
+        kind = _kind(name)
+        if name.startswith(_AUTO):
+            _registered.discard(kind)  # executed anew, it knows nobody
         _loading.add(name)
         try:
             self.loader.exec_module(module)
         finally:
             _loading.discard(name)
-        _register_ready()
+        _register(kind)
 
     def __getattr__(self, name: str):
+        if name == "loader":
+            raise AttributeError(name)  # a copy in the making has none yet
         return getattr(self.loader, name)  # get_source and the like, for whoever inspects the module
 
 
@@ -141,4 +144,7 @@ def register() -> None:
     """Make our classes known to AutoConfig, AutoModel, the two AutoModelFor... of GazeVLM and AutoProcessor."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    _register_ready()
+    for kind in _REGISTRATIONS:
+        if threading.active_count() > 1:
+            importlib.import_module(f"{_AUTO}{kind}_auto")
+        _register(kind)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import statistics
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ Out = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already in --out.")]
 
 
+class OutputError(ValueError):
+    """Something that cannot be written; the message names it and says why."""
+
+
 @dataclass
 class Batch:
     """The images of one call: what could be read, and what went wrong with the rest."""
@@ -58,12 +63,12 @@ class Batch:
 
 def complain(message: str) -> None:
     """One line on stderr."""
-    errors.print(f"gaze-vlm: {' '.join(str(message).splitlines())}", markup=False, highlight=False)
+    errors.print(Text("gaze-vlm: ") + shown(" ".join(str(message).splitlines())))
 
 
-def shown(path: str | Path) -> Text:
-    """A path as it is: brackets are no markup, and what a terminal cannot show is escaped."""
-    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path)))
+def shown(text: str | Path) -> Text:
+    """A text as it is: brackets are no markup, and what a terminal cannot show, or would obey, is escaped."""
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)))
 
 
 def read_films(images: list[Path]) -> Batch:
@@ -73,13 +78,32 @@ def read_films(images: list[Path]) -> Batch:
     batch = Batch()
     for path in images:
         try:
-            batch.films.append(read_film(path))
-            batch.paths.append(str(path))
+            film = read_film(path)
         except ImageError as error:
             batch.fail(str(error))
+            continue
+        words = set((film.view or "").split()) - {"ERECT", "SUPINE"}  # say nothing of the direction
+        if words and not words & {"PA", "AP"}:
+            batch.fail(f"{path}: a lateral view ({film.view}); the models know frontal films only")
+            continue
+        batch.films.append(film)
+        batch.paths.append(str(path))
     if not batch.films:
         batch.finish()
     return batch
+
+
+def read_gaze(path: Path, film):
+    """A recorded scanpath, unless its numbers are plainly in other units."""
+    from .scanpath import Scanpath, ScanpathError
+
+    scanpath = Scanpath.from_file(path, film.size)
+    if not scanpath.inside.any():
+        raise ScanpathError(f"{path}: no fixation lies on the image; x and y are 0..1 of the image, not pixels")
+    typical = statistics.median(scanpath.duration.tolist())
+    if typical > 10:
+        raise ScanpathError(f"{path}: median fixation of {typical:g} s; durations are seconds, not milliseconds")
+    return scanpath
 
 
 def pipeline(model: str | None):
@@ -118,27 +142,26 @@ def print_json(document: Any) -> None:
 
 
 def folder_for(out: Path, path: str, taken: set[Path]) -> Path:
-    """A folder of its own for an image: two images of one name do not share one."""
-    folder, number = out / Path(path).name, 2
-    while folder in taken:
-        folder, number = out / f"{Path(path).name}-{number}", number + 1
+    """A folder of its own for an image: two images of one stem do not share one, and a file is none."""
+    stem = Path(path).stem
+    folder, number = out / stem, 2
+    while folder in taken or folder.is_file():
+        folder, number = out / f"{stem}-{number}", number + 1
     taken.add(folder)
     return folder
 
 
 def write(folder: Path, files: dict[str, Callable[[Path], None]], overwrite: bool) -> None:
     """Write files by name, all or none when one is already there."""
-    from .images import ImageError
-
     existing = [folder / name for name in files if (folder / name).exists()]
     if existing and not overwrite:
-        raise ImageError(f"{existing[0]}: already there; pass --overwrite to replace it")
+        raise OutputError(f"{existing[0]}: already there; pass --overwrite to replace it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, save in files.items():
             save(folder / name)
     except OSError as error:
-        raise ImageError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
+        raise OutputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
 
 
 def pictures(film, scanpath, boxes=()) -> dict[str, Callable[[Path], None]]:
@@ -154,12 +177,12 @@ def pictures(film, scanpath, boxes=()) -> dict[str, Callable[[Path], None]]:
 
 
 def present_boxes(findings: list[dict]) -> list[dict]:
-    """A labelled box for the first region of each present finding."""
-    return [
-        {"name": finding["name"], "box": finding["regions"][0]["box"]}
-        for finding in findings
-        if finding["present"] and finding["regions"]
-    ]
+    """The first region of each present finding as a labelled box; findings of one region share it."""
+    names: dict[tuple, list[str]] = {}
+    for finding in findings:
+        if finding["present"] and finding["regions"]:
+            names.setdefault(tuple(finding["regions"][0]["box"]), []).append(finding["name"])
+    return [{"name": ", ".join(shared), "box": list(box)} for box, shared in names.items()]
 
 
 def findings_table(findings: list[dict]) -> Table:
@@ -195,8 +218,6 @@ def reading_document(path: str, model: str, reading) -> dict:
 
 def read_all(batch: Batch, models, gaze, out: Path | None, overwrite: bool, quiet: bool) -> list[dict]:
     """Read every film of a batch: documents for --json, files in --out, words on the terminal."""
-    from .images import ImageError
-
     documents, taken = [], set()
     readings = models.read(batch.films, gaze)
     for path, reading in zip(batch.paths, tracked(readings, len(batch.films), quiet), strict=True):
@@ -209,7 +230,7 @@ def read_all(batch: Batch, models, gaze, out: Path | None, overwrite: bool, quie
             folder = folder_for(out, path, taken)
             try:
                 save_reading(reading, folder, overwrite)
-            except ImageError as error:
+            except OutputError as error:
                 batch.fail(str(error))
                 continue
             if not quiet:
@@ -232,7 +253,7 @@ def report(
     model: Model = None,
 ) -> None:
     """Report, findings, scanpath and evidence of each film."""
-    from .scanpath import Scanpath, ScanpathError
+    from .scanpath import ScanpathError
 
     batch = read_films(images)
     given = None
@@ -241,7 +262,7 @@ def report(
             complain(f"--gaze goes with one image, got {len(images)}")
             raise typer.Exit(2)
         try:
-            given = [Scanpath.from_file(gaze, batch.films[0].size)]
+            given = [read_gaze(gaze, batch.films[0])]
         except ScanpathError as error:
             complain(str(error))
             raise typer.Exit(2) from None
@@ -265,16 +286,18 @@ def scanpath(
     model: Model = None,
 ) -> None:
     """Where a radiologist would look, for how long and in which order."""
-    from .images import ImageError
     from .pipelines import grey_film
 
     if not images and not (text and text.strip()):
         complain("scanpath needs an image, --text, or both")
         raise typer.Exit(2)
     batch = read_films(images) if images else Batch([grey_film()], ["grey film"])
-    with waiting("Predicting", as_json):
+    with waiting("Loading the models", as_json):
         models = pipeline(model)
-        predicted = models.predict_scanpaths(batch.films, text, samples, seed)
+    predicted = (
+        one for films in models.batches(batch.films) for one in models.predict_scanpaths(films, text, samples, seed)
+    )
+    predicted = tracked(predicted, len(batch.films), as_json)
     documents, taken = [], set()
     for path, film, scanpaths in zip(batch.paths, batch.films, predicted, strict=True):
         document = {"image": path if images else None, "model": models.name, "scanpath": scanpaths[0].to_records()}
@@ -288,7 +311,7 @@ def scanpath(
             folder = folder_for(out, path, taken)
             try:
                 write(folder, pictures(film, scanpaths[0]), overwrite)
-            except ImageError as error:
+            except OutputError as error:
                 batch.fail(str(error))
     if as_json:
         print_json(documents)
@@ -306,19 +329,17 @@ def scanpath_table(path) -> Table:
 def classify(images: Images, as_json: Json = False, model: Model = None) -> None:
     """Findings of each film with their probabilities."""
     batch = read_films(images)
-    with waiting("Classifying", as_json):
+    with waiting("Loading the models", as_json):
         models = pipeline(model)
-        found = models.classify(batch.films)
-    documents = [
-        {"image": path, "model": models.name, "findings": findings}
-        for path, findings in zip(batch.paths, found, strict=True)
-    ]
+    found = (one for films in models.batches(batch.films) for one in models.classify(films))
+    documents = []
+    for path, findings in zip(batch.paths, tracked(found, len(batch.films), as_json), strict=True):
+        documents.append({"image": path, "model": models.name, "findings": findings})
+        if not as_json:
+            console.rule(shown(path), align="left")
+            console.print(findings_table(findings))
     if as_json:
         print_json(documents)
-    else:
-        for document in documents:
-            console.rule(shown(document["image"]), align="left")
-            console.print(findings_table(document["findings"]))
     batch.finish()
 
 

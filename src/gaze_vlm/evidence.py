@@ -147,7 +147,7 @@ JSON_SCHEMA: dict[str, Any] = {
                 "One finding.",
                 name=_text("Such as 'Pleural Effusion'."),
                 probability=_PROBABILITY,
-                present={"type": "boolean", "description": "Is the probability above the finding's threshold?"},
+                present={"type": "boolean", "description": "Is the finding listed as what the film shows?"},
                 regions=_REGIONS,
             ),
         ),

@@ -1,5 +1,6 @@
 """A film is read: findings, scanpath, report and evidence, by the three models together."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from transformers import AutoModel, AutoProcessor
 
 from . import __version__
 from .evidence import EvidenceBundle, link_evidence
-from .findings import FINDINGS, FINER_FINDINGS, NO_FINDING
+from .findings import FINDING_REGIONS, FINDINGS, FINER_FINDINGS, NO_FINDING
 from .images import Film
 from .labeler import label
 from .models.modeling_scanpath_predictor import ScanpathSamples
@@ -25,6 +26,7 @@ from .tasks import report_messages
 
 NANO = Path(__file__).parent / "nano"
 REPORTED = (*FINDINGS, "Emphysema", "Hernia")  # findings a report names; finer ones go by their finding
+PLACED = set(FINDING_REGIONS) - {NO_FINDING}  # a label of anyone else's has no region and stays out of the report
 PARTS = ("gaze_classifier", "scanpath_predictor", "gaze_vlm")
 
 
@@ -58,17 +60,19 @@ class ReadingPipeline:
 
     Args:
         model: a folder or a Hub repository with the folders gaze_classifier, scanpath_predictor and gaze_vlm (all or
-            some), or the folder of one such model; the embedded nano by default. Only a repository that is not cached
-            is downloaded.
+            some), or the folder of one such model; the embedded nano by default. huggingface_hub fetches a repository
+            and its updates, unless HF_HUB_OFFLINE is set.
         device: where to run, the CPU by default. Weights are used in float32.
         batch_size: films that go through a model together.
     """
 
     def __init__(self, model: str | Path | None = None, device: str | torch.device = "cpu", batch_size: int = 8):
         self.source = str(model) if model is not None else str(NANO)
-        self.name = "nano" if model is None else str(model)
+        # of a folder its own name: where it lies is nobody's business
+        folder = Path(self.source)
+        self.name = "nano" if model is None else folder.resolve().name if folder.exists() else self.source
         self.device, self.batch_size = torch.device(device), batch_size
-        if model is not None and not Path(self.source).exists() and not _looks_like_repository(self.source):
+        if not folder.exists() and not _looks_like_repository(self.source):
             raise ModelError(f"{self.source}: no such folder, and no name of a Hub repository (owner/name)")
 
     # ---- the models
@@ -111,7 +115,8 @@ class ReadingPipeline:
             raise ModelError(f"{self.source}: a {model.config.model_type}, but a {part} is needed")
         return model.to(self.device).eval(), processor
 
-    def _batches(self, items: Sequence) -> Iterator[Sequence]:
+    def batches(self, items: Sequence) -> Iterator[Sequence]:
+        """The items as they go through a model: `batch_size` together."""
         for start in range(0, len(items), self.batch_size):
             yield items[start : start + self.batch_size]
 
@@ -125,11 +130,12 @@ class ReadingPipeline:
     def classify(self, films: Sequence[Film]) -> list[list[dict]]:
         """Findings of each film: `{"name", "probability", "present", "regions": [{"name", "box"}]}`.
 
-        A finding is present from its threshold on, unless No Finding is; No Finding also when nothing else is.
+        A finding is present from its threshold on, unless No Finding is and is likelier; No Finding also when nothing
+        else is.
         """
         model, processor = self.classifier
         found = []
-        for batch in self._batches(films):
+        for batch in self.batches(films):
             outputs = model(pixel_values=self._pixels(processor, batch))
             found += processor.post_process_findings(outputs, model.config)
         return [_settle(records) for records in found]
@@ -151,7 +157,7 @@ class ReadingPipeline:
             tokens = processor.tokenizer(text.strip(), return_tensors="pt", truncation=True, max_length=room)
             tokens = tokens.to(self.device)
         scanpaths = []
-        for batch in self._batches(films):
+        for batch in self.batches(films):
             generator = None if seed is None else torch.Generator().manual_seed(seed)
             prompt = {name: tokens[name].expand(len(batch), -1) for name in ("input_ids", "attention_mask") if tokens}
             samples = model.predict(
@@ -170,7 +176,7 @@ class ReadingPipeline:
         gaze = list(gaze) if gaze is not None else [None] * len(films)
         if len(gaze) != len(films):
             raise ValueError(f"films: {len(films)}, scanpaths: {len(gaze)}; each film needs one (or None)")
-        for batch in self._batches(list(zip(films, gaze, strict=True))):
+        for batch in self.batches(list(zip(films, gaze, strict=True))):
             yield from self._read_batch([film for film, _ in batch], [scanpath for _, scanpath in batch])
 
     @torch.no_grad()
@@ -185,7 +191,7 @@ class ReadingPipeline:
         composer = ReportComposer()
         readings = []
         for film, records, scanpath, source, draft in zip(films, findings, scanpaths, sources, drafts, strict=True):
-            sentences = composer.reconcile(draft, records)
+            sentences = composer.reconcile(draft, [record for record in records if record["name"] in PLACED])
             evidence = link_evidence(
                 join(sentences),
                 records,
@@ -204,7 +210,7 @@ class ReadingPipeline:
         return readings
 
     def _gaze(self, films, pixels, given) -> tuple[list[Scanpath], list[str]]:
-        """Each film's gaze and where it comes from."""
+        """Each film's gaze and where it comes from; a given scanpath without a fixation counts as none."""
         model, _ = self.vlm
         if model.model.scanpath_predictor is None:
             empty = Scanpath([], [], [], [])
@@ -213,8 +219,8 @@ class ReadingPipeline:
         records = scanpath_records(ScanpathSamples(fixations[:, None], mask[:, None]))
         scanpaths, sources = [], []
         for film, path, record in zip(films, given, records, strict=True):
-            scanpaths.append(path if path is not None else Scanpath.from_records(record[0], film.size))
-            sources.append("predicted" if path is None else "given")
+            scanpaths.append(path or Scanpath.from_records(record[0], film.size))
+            sources.append("given" if path else "predicted")
         return scanpaths, sources
 
     def _write(self, pixels, scanpaths: list[Scanpath], known: list[list[str]], drafts: int = 4) -> list[str]:
@@ -223,8 +229,7 @@ class ReadingPipeline:
         for row, (text, names) in enumerate(zip(best, known, strict=True)):
             if not _disagreement(text, names):
                 continue
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # each film anew: its report does not depend on what else is in the batch
+            with _seeded(self.device):  # each film anew: its report does not depend on what else is in the batch
                 more = self._generate(pixels[[row] * drafts], [scanpaths[row]] * drafts, [names] * drafts, sample=True)
             best[row] = min([text, *more], key=lambda draft, names=names: _disagreement(draft, names))
         return best
@@ -257,16 +262,33 @@ def grey_film(size: int = 512) -> Film:
 
 
 def _looks_like_repository(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+    """owner/name, and no mistyped path: not ./name, nor folder/name where that folder is here."""
+    is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+    return is_name and not Path(name).parent.is_dir()
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """Random numbers of this device from seed 0 on; afterwards every generator is as before."""
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed all GPUs, used or not
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(0)
+        yield
 
 
 def _settle(records: list[dict]) -> list[dict]:
     """Findings that agree with one another, each with its regions.
 
-    A film with No Finding has none; a mass is a lung lesion; and where nothing reaches its threshold there is No
-    Finding.
+    A mass is a lung lesion. Where No Finding reaches its threshold and nothing is likelier there is nothing else; and
+    where nothing reaches its threshold there is No Finding.
     """
     present = {record["name"] for record in records if record["present"]}
+    likeliest = max(records, key=lambda record: record["probability"])["name"]
+    if NO_FINDING in present and likeliest != NO_FINDING:
+        present.remove(NO_FINDING)
     present |= {FINER_FINDINGS[name] for name in present if FINER_FINDINGS.get(name)}
     if NO_FINDING in present or not present:
         present = {NO_FINDING}
@@ -275,7 +297,7 @@ def _settle(records: list[dict]) -> list[dict]:
             "name": record["name"],
             "probability": round(record["probability"], 4),
             "present": record["name"] in present,
-            "regions": [] if record["name"] == NO_FINDING else choose_regions(record["name"], record["box"]),
+            "regions": choose_regions(record["name"], record["box"]) if record["name"] in PLACED else [],
         }
         for record in records
     ]

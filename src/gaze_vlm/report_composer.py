@@ -100,6 +100,9 @@ _NORMAL: dict[str, tuple[str, ...]] = {
 }
 _IMPRESSION = re.compile(r"(?:in )?(?:impression|conclusion|summary|overall)\b", re.IGNORECASE)
 _STOP, _WORD = re.compile(r"[\w)%]\.$"), re.compile(r"[^\W\d_]+")
+_STUMP = re.compile(
+    r"\b(?:an?|the|no|is|are|was|were|be|has|have|of|and|or|with|without|in|on|at|to|for|from|by|as|than)\.$"
+)
 
 _PROMPT = """\
 Write the text of a chest X-ray report for a frontal film.
@@ -254,7 +257,8 @@ class ReportComposer:
         mentions = label(sentence).mentions
         if mentions and sentence[-1].isalnum() and not is_last:  # a line of a list; the last one may be cut off
             sentence += "."
-        is_whole = _STOP.search(sentence) and (mentions or len(_WORD.findall(sentence)) >= 3)
+        is_whole = _STOP.search(sentence) and not _STUMP.search(sentence)
+        is_whole = is_whole and (mentions or len(_WORD.findall(sentence)) >= 3)
         if not is_whole or "XXX" in sentence.upper() or not all(_fits(mention, findings) for mention in mentions):
             return None
         told = [

@@ -8,7 +8,8 @@ keep their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ MIN_RADIUS = 0.018  # the number still fits
 _FADE = 1.2  # seconds in which a fixation of the animation fades
 _FADED = 0.55
 _HOLD = 1.2  # seconds that the last frame stays
+_MAX_FRAMES = 240  # of an animation: what takes longer is shown at a lower rate
 _OVERSAMPLING = 2
 _HEAT_CELLS = 256  # along the longer side
 
@@ -84,21 +86,25 @@ def animate_scanpath(
 ) -> Path:
     """Write the reading in real time as a looping .gif or .webp: each fixation grows with its dwell, then fades.
 
-    Every moment of the reading is a frame of 1/fps seconds (GIF counts in hundredths: rounded, without drift).
+    It begins with the first fixation. A frame lasts 1/fps seconds, longer where the reading would take more than 240
+    of them (GIF counts in hundredths: rounded, without drift).
     """
     path = Path(path)
     if path.suffix.lower() not in (".gif", ".webp"):
         raise ValueError(f"{path}: an animation is written as .gif or .webp")
-    ground = to_grey(film, size * _OVERSAMPLING).convert("RGB")
+    ground = to_grey(film, size).convert("RGB")
+    ground = ground.resize([side * _OVERSAMPLING for side in ground.size], Image.Resampling.NEAREST)
+    if len(scanpath):
+        scanpath = replace(scanpath, onset=scanpath.onset - scanpath.onset[0])
     end = float((scanpath.onset + scanpath.duration).max(initial=0))
-    moments = [*(i / fps for i in range(math.ceil(round(end * fps, 3)))), end]
+    step = max(1 / fps, end / (_MAX_FRAMES - 1))
+    moments = [*(i * step for i in range(math.ceil(round(end / step, 3)))), end]
     ticks = [round(100 * moment) for moment in moments]
     milliseconds = [10 * int(tick) for tick in np.diff([*ticks, ticks[-1] + 100 * _HOLD])]
-    frames = (_frame(ground, scanpath, moment, size) for moment in moments)
+    frames = _frames(ground, scanpath, moments)
     if path.suffix.lower() == ".gif":
         # One palette for all frames, undithered: what does not change is then not written again, and does not flicker.
-        some = [_frame(ground, scanpath, moment, size) for moment in moments[:: max(1, len(moments) // 8)]]
-        palette = _palette(some)
+        palette = _palette(list(_frames(ground, scanpath, moments[:: max(1, len(moments) // 8)])))
         frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     options = {"quality": 80} if path.suffix.lower() == ".webp" else {"optimize": False}
     next(frames).save(path, save_all=True, append_images=frames, duration=milliseconds, loop=0, **options)
@@ -144,10 +150,11 @@ def _palette(frames: Sequence[Image.Image]) -> Image.Image:
     return palette
 
 
-def _frame(ground: Image.Image, scanpath: Scanpath, moment: float, size: int) -> Image.Image:
-    canvas = ground.copy()
-    _draw_gaze(canvas, scanpath, moment)
-    return canvas.resize(_fit(canvas.size, size), Image.Resampling.BOX)
+def _frames(ground: Image.Image, scanpath: Scanpath, moments: Sequence[float]) -> Iterator[Image.Image]:
+    for moment in moments:
+        canvas = ground.copy()
+        _draw_gaze(canvas, scanpath, moment)
+        yield canvas.reduce(_OVERSAMPLING)
 
 
 def _draw_gaze(canvas: Image.Image, scanpath: Scanpath, moment: float | None = None) -> None:
@@ -221,9 +228,14 @@ def _draw_names(canvas: Image.Image, boxes: Sequence[dict[str, Any]]) -> None:
     """Each name in the upper left corner of its box; apart from `_draw_boxes`, so that no arrow crosses a name."""
     draw, longer = ImageDraw.Draw(canvas, "RGBA"), max(canvas.size)
     font, pad = ImageFont.load_default(0.017 * longer), 0.006 * longer
+    plates: list[tuple[float, ...]] = []
     for record in boxes:
         x, y = (value * side + 3 * pad for value, side in zip(record["box"][:2], canvas.size, strict=True))
-        x1, y1, x2, y2 = draw.textbbox((x, y), record["name"], font)
-        shift = min(0, canvas.size[0] - x2 - 2 * pad)  # a name too long for the picture moves to the left
-        draw.rounded_rectangle((x1 + shift - pad, y1 - pad, x2 + shift + pad, y2 + pad), pad, (0, 0, 0, 170))
-        draw.text((x + shift, y), record["name"], (*BOX_COLOUR, 255), font)
+        x1, y1, x2, y2 = draw.textbbox((0, 0), record["name"], font)
+        x = min(x, canvas.size[0] - x2 - 2 * pad)  # a name too long for the picture moves to the left
+        for left, top, right, bottom in sorted(plates, key=lambda plate: plate[1]):  # and one over another down
+            if x + x1 - pad < right and left < x + x2 + pad and y + y1 - pad < bottom and top < y + y2 + pad:
+                y = bottom - y1 + 1.5 * pad
+        plates.append((x + x1 - pad, y + y1 - pad, x + x2 + pad, y + y2 + pad))
+        draw.rounded_rectangle(plates[-1], pad, (0, 0, 0, 170))
+        draw.text((x, y), record["name"], (*BOX_COLOUR, 255), font)

@@ -11,7 +11,6 @@ from gaze_vlm.metrics.scanpath import (
     MULTIMATCH_DIMENSIONS,
     multimatch,
     multimatch_mean4,
-    prepend_centre,
     scanmatch,
     scanmatch_matrix,
 )
@@ -249,14 +248,3 @@ def test_mean4_leaves_the_duration_out():
 
 
 # ---- the GazeSearch protocol
-
-
-def test_prepend_centre():
-    path = Scanpath([0.1, 0.2], [0.3, 0.4], [0.2, 0.3], [1.0, 1.5], image_size=(224, 224))
-    longer = prepend_centre(path)
-    np.testing.assert_allclose(longer.x, [0.5, 0.1, 0.2])
-    np.testing.assert_allclose(longer.y, [0.5, 0.3, 0.4])
-    np.testing.assert_allclose(longer.duration, [0.3, 0.2, 0.3])
-    np.testing.assert_allclose(longer.onset, [1.0, 1.3, 1.8])
-    assert longer.image_size == (224, 224)
-    assert len(prepend_centre(Scanpath([], [], [], []))) == 1

@@ -72,3 +72,16 @@ def test_rows_of_any_shape_and_resamples_without_a_value():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_groups_are_drawn_whole():
+    """Four copies of each patient's value say no more than one does: the interval is that of the patients alone."""
+    patients = np.random.default_rng(3).normal(size=40)
+    films, owners = np.repeat(patients, 4), np.repeat(np.arange(40), 4)
+    alone, grouped, naive = bootstrap(patients), bootstrap(films, groups=owners), bootstrap(films)
+    width = [interval.high - interval.low for interval in (alone, grouped, naive)]
+    assert width[1] == pytest.approx(width[0], rel=0.1)
+    assert width[2] < 0.7 * width[1]
+    assert paired_bootstrap(films, films - 1, groups=[str(owner) for owner in owners]).low == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="groups: 3, cases: 160"):
+        bootstrap(films, groups=[1, 2, 3])

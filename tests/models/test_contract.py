@@ -143,7 +143,9 @@ def test_gradient_checkpointing_computes_the_same_twice_over(case):
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable()
         count = []
-        for layer in (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)):
+        # a frozen language model is in eval mode, where transformers checkpoints nothing
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        for layer in (layer for layer in layers if layer.training):
             # inside the layer: 5.17 checkpoints a layer's call, 5.23 its forward
             inner = next(module for module in layer.modules() if isinstance(module, torch.nn.Linear))
             inner.register_forward_pre_hook(lambda *_, count=count: count.append(1))
@@ -266,3 +268,83 @@ def test_importing_the_package_is_light():
     heavy = ("timm", "torch_geometric", "trl", "datasets", "gradio", "transformers.models.auto.modeling_auto")
     code = f"import gaze_vlm, sys; print([name for name in {heavy} if name in sys.modules])"
     assert run_python(code).strip() == "[]"
+
+
+THREADS = """
+import sys, threading
+{before}
+errors, together = [], threading.Barrier(2)
+def use(code):
+    together.wait()
+    try:
+        exec(code, {{}})
+    except BaseException as error:
+        errors.append(repr(error))
+uses = ("from transformers import AutoModel", "from transformers import AutoConfig, AutoProcessor")
+threads = [threading.Thread(target=use, args=(code,)) for code in uses]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+from transformers import AutoConfig, AutoModel
+AutoModel._model_mapping[type(AutoConfig.for_model("gaze_classifier"))]
+print(errors, sorted(gaze_vlm.auto._registered))
+"""
+REGISTERED = "['configuration', 'modeling', 'processing']"
+
+
+def test_with_threads_about_everything_is_registered_at_once():
+    """transformers' own lazy imports fail in two threads, so there is nothing left for them to import."""
+    before = """
+stop = threading.Event()
+other = threading.Thread(target=stop.wait)
+other.start()
+import gaze_vlm
+stop.set()
+"""
+    for _ in range(3):
+        assert run_python(THREADS.format(before=before)).strip() == f"[] {REGISTERED}"
+
+
+def test_each_auto_module_registers_its_own_kind():
+    code = """
+import gaze_vlm, transformers
+for name in ("AutoConfig", "AutoModel", "AutoProcessor"):
+    getattr(transformers, name)
+    print(sorted(gaze_vlm.auto._registered))
+"""
+    kinds = ["configuration", "modeling", "processing"]
+    assert run_python(code).splitlines() == [str(kinds[:count]) for count in (1, 2, 3)]
+
+
+def test_an_auto_module_can_be_copied_and_reloaded():
+    code = """
+import copy, importlib, gaze_vlm
+from transformers.models.auto import configuration_auto
+spec = configuration_auto.__spec__
+assert copy.deepcopy(spec).name == copy.copy(spec.loader).name == spec.name
+configuration_auto = importlib.reload(configuration_auto)
+print(type(configuration_auto.AutoConfig.for_model("gaze_vlm")).__name__)
+"""
+    assert run_python(code).strip() == "GazeVLMConfig"
+
+
+def test_a_failed_registration_is_made_up_for():
+    code = """
+import gaze_vlm
+register = gaze_vlm.auto._REGISTRATIONS["configuration"]
+gaze_vlm.auto._REGISTRATIONS["configuration"] = lambda: 1 / 0
+try:
+    from transformers.models.auto import configuration_auto
+except ZeroDivisionError:
+    gaze_vlm.auto._REGISTRATIONS["configuration"] = register
+from transformers import AutoConfig
+print(type(AutoConfig.for_model("gaze_vlm")).__name__)
+"""
+    assert run_python(code).strip() == "GazeVLMConfig"
+
+
+def test_only_sdpa_is_claimed_where_attention_is_our_own(make_scanpath_predictor, make_gaze_classifier):
+    for model in (make_scanpath_predictor(), make_gaze_classifier()):
+        assert model._supports_sdpa
+        assert not model._supports_flash_attn and not model._supports_attention_backend

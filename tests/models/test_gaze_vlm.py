@@ -5,6 +5,7 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModel
 
+from gaze_vlm import GazeVLM, GazeVLMConfig
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.models.processing_gaze_vlm import pad_fixations
 
@@ -277,6 +278,39 @@ def test_untied_embeddings_stay_untied(make_gaze_vlm, text, tmp_path):
     assert loaded.lm_head.weight is not loaded.get_input_embeddings().weight
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
     assert not torch.equal(loaded.lm_head.weight, loaded.get_input_embeddings().weight)
+
+
+def test_head_and_embedding_are_tied_as_the_language_model_says(tmp_path):
+    text = {"model_type": "llama", "vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for tied in (False, True):
+        config = GazeVLMConfig(vision_config=vision, text_config={**text, "tie_word_embeddings": tied})
+        model = GazeVLM(config)
+        model.save_pretrained(tmp_path / str(tied))
+        loaded = AutoModel.from_pretrained(tmp_path / str(tied))
+        for one in (model, loaded):
+            assert one.config.tie_word_embeddings is tied
+            assert (one.lm_head.weight is one.get_input_embeddings().weight) is tied
+            assert bool(one._tied_weights_keys) is tied
+        assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+        assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+def test_what_does_not_learn_stays_in_eval_mode(make_gaze_vlm, make_vision_config, two):
+    model = make_gaze_vlm(
+        scanpath={"vision_width": 256, "dropout": 0.5}, vision_config=make_vision_config("timm"), merge_size=1
+    )
+    tower = model.model.vision_tower
+    before = model.predict_gaze(two["pixel_values"])
+    assert model.train().training and tower.training  # one that learns
+    tower.requires_grad_(False)
+    model.train()
+    buffers = {name: value.clone() for name, value in tower.named_buffers()}
+    assert any("running_mean" in name for name in buffers)
+    model(**two, labels=two["input_ids"], gaze="predicted")
+    assert all(torch.equal(value, buffers[name]) for name, value in tower.named_buffers())
+    assert all(map(torch.equal, model.predict_gaze(two["pixel_values"]), before))
 
 
 # ---- processor

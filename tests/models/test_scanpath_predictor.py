@@ -294,3 +294,9 @@ def test_a_scanpath_is_most_like_itself():
     torch.testing.assert_close(likeness, likeness.T)
     far = scanpath_likeness(torch.zeros(1, 1, 2, 2), mask[:, :1, :2], torch.ones(1, 1, 2, 2), mask[:, :1, :2])
     assert far.item() == 0
+
+
+def test_a_frozen_language_model_stays_in_eval_mode(make_scanpath_predictor):
+    model = make_scanpath_predictor().train()
+    assert model.training and model.qformer.training and not model.language_model.training
+    assert make_scanpath_predictor(freeze_language_model=False).train().language_model.training

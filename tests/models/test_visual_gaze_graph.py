@@ -163,3 +163,16 @@ def test_what_a_patch_is_told_about_its_gaze(graph):
     torch.testing.assert_close(features[0], torch.tensor([math.log(3), 1.0, math.log(3), 1 / 1.25]))
     torch.testing.assert_close(features[11], torch.tensor([math.log(1.5), 1.0, math.log(2), 1.0]))
     assert features[1:11].eq(0).all()
+
+
+def test_time_counts_from_the_earliest_visit(graph):
+    seen = []
+    graph.gaze_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    fixations = torch.tensor([[[0.1, 0.1, 0.0, 1.0], [0.9, 0.9, 1.0, 1.0]]]).repeat(3, 1, 1)
+    fixations[1, :, 2] -= 1  # a tracker that started before the reading
+    fixations[2, :, 0] = 2  # looks off the film only
+    fixations.requires_grad_()
+    graph(random_tokens(3), fixations).sum().backward()
+    torch.testing.assert_close(seen[0][1], seen[0][0])
+    assert seen[0][0, [0, 11], 3].tolist() == [1, 0.5] and seen[0][2].eq(0).all()
+    assert fixations.grad.isfinite().all()

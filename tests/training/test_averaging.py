@@ -1,5 +1,6 @@
 """The average that ends in the model, by hand and over an interruption, with transformers' own Trainer."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from gaze_vlm.training import averaging
 from gaze_vlm.training.averaging import AveragedWeights
 
 
@@ -119,3 +121,34 @@ def test_without_a_step_the_model_stays(tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     AveragedWeights().on_train_end(SimpleNamespace(), SimpleNamespace(), None, model=model)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_second_run_of_one_callback_starts_afresh(tmp_path):
+    average = AveragedWeights(decay=0.9)
+    ended = []
+    for name in ("first", "second"):
+        run = trainer(tmp_path / name, average, epochs=1)
+        run.train()
+        ended.append(run.model.state_dict())
+    assert all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
+
+
+def test_the_average_comes_from_the_checkpoint_that_is_named(tmp_path):
+    first = AveragedWeights(decay=0.9)
+    trainer(tmp_path / "first", first, epochs=1).train()
+    second = trainer(tmp_path / "second", AveragedWeights(decay=0.9), epochs=1)
+    second.args.resume_from_checkpoint = str(tmp_path / "first" / "checkpoint-4")
+    second.train(resume_from_checkpoint=second.args.resume_from_checkpoint)
+    ended = second.model.state_dict()
+    assert all(torch.equal(value, ended[name]) for name, value in first.average.items())
+
+
+def test_an_interrupted_save_leaves_no_half_average(tmp_path, monkeypatch):
+    def die(tensors, path):
+        Path(path).write_bytes(b"half")
+        raise Killed
+
+    monkeypatch.setattr(averaging, "save_file", die)
+    with pytest.raises(Killed):
+        trainer(tmp_path, AveragedWeights()).train()
+    assert not (tmp_path / "checkpoint-4" / AveragedWeights.FILE).exists()

@@ -4,10 +4,10 @@ Both align two sequences by dynamic programming. The tables of all pairs are fil
 the other, so a call costs one Python step a diagonal whatever the number of pairs.
 
 The GazeSearch protocol (Pham et al., WACV 2025, as its code does it): the image is a 224 x 224 square, the reference
-starts with a fixation at the centre (`prepend_centre`), MultiMatch is averaged without duration (`multimatch_mean4`).
-GazeSearch fills paths of fewer than 3 fixations with made-up ones at pixel (1, 1), so that its MultiMatch is always a
-number; here such a pair is NaN, as in the definition, and the caller says what becomes of it (`np.nanmean` leaves it
-out).
+starts with a fixation at the centre (`gaze_vlm.data.gazesearch.with_centre`), MultiMatch is averaged without duration
+(`multimatch_mean4`). GazeSearch fills paths of fewer than 3 fixations with made-up ones at pixel (1, 1), so that its
+MultiMatch is always a number; here such a pair is NaN, as in the definition, and the caller says what becomes of it
+(`np.nanmean` leaves it out).
 """
 
 from __future__ import annotations
@@ -22,21 +22,6 @@ from gaze_vlm.scanpath import Scanpath
 MULTIMATCH_DIMENSIONS = ("shape", "direction", "length", "position", "duration")
 
 _CELLS_AT_ONCE = 2_000_000  # table cells held at a time, over all pairs of a batch: 16 MB an array
-
-
-def prepend_centre(scanpath: Scanpath, duration: float = 0.3) -> Scanpath:
-    """The scanpath after a fixation of `duration` seconds at the image's centre: all others start that much later.
-
-    GazeSearch stores paths without the central fixation at which its readers started, and scores them with it.
-    """
-    start = scanpath.onset[:1] if len(scanpath) else np.zeros(1, np.float32)
-    return Scanpath(
-        np.concatenate([[0.5], scanpath.x]),
-        np.concatenate([[0.5], scanpath.y]),
-        np.concatenate([[duration], scanpath.duration]),
-        np.concatenate([start, scanpath.onset + np.float32(duration)]),
-        scanpath.image_size,
-    )
 
 
 def scanmatch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,18 +22,27 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    values: np.ndarray, statistic: Statistic = np.mean, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    values: np.ndarray,
+    statistic: Statistic = np.mean,
+    *,
+    groups: Sequence | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap interval of `statistic(values)`. Source: Efron and Tibshirani 1993, chapter 13.
 
     Args:
-        values: (n, ...) one row a case. Cases of one patient are not independent: give one row a patient then.
+        values: (n, ...) one row a case.
+        groups: (n,) what each case belongs to (its patient, its image), when cases of one group are not independent:
+            whole groups are drawn then.
         statistic: takes an array of rows like `values`, gives one number. Resamples on which it is NaN (no positive
             case drawn, say) are left out. Fast for np.mean, np.nanmean, np.median, np.nanmedian.
         level: coverage, between 0 and 1.
     """
     values = _rows("values", values)
-    draws = [_statistic(statistic, values, rows) for rows in _resamples(len(values), resamples, values.size, seed)]
+    parts = _resamples(len(values), resamples, values.size, seed, groups)
+    draws = [_statistic(statistic, values, rows) for rows in parts]
     return _interval(float(statistic(values)), np.concatenate(draws), level)
 
 
@@ -42,6 +51,7 @@ def paired_bootstrap(
     b: np.ndarray,
     statistic: Statistic = np.mean,
     *,
+    groups: Sequence | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -56,14 +66,14 @@ def paired_bootstrap(
 
     Args:
         a, b: (n, ...) one row a case, the same cases in the same order.
-        statistic, level: as in `bootstrap`.
+        statistic, groups, level: as in `bootstrap`.
     """
     a, b = _rows("a", a), _rows("b", b)
     if len(a) != len(b):
         raise ValueError(f"a and b must hold the same cases: a: {len(a)}, b: {len(b)}")
     draws = [
         _statistic(statistic, a, rows) - _statistic(statistic, b, rows)
-        for rows in _resamples(len(a), resamples, max(a.size, b.size), seed)
+        for rows in _resamples(len(a), resamples, max(a.size, b.size), seed, groups)
     ]
     return _interval(float(statistic(a)) - float(statistic(b)), np.concatenate(draws), level)
 
@@ -75,18 +85,31 @@ def _rows(name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _resamples(cases: int, resamples: int, entries: int, seed: int) -> Iterator[np.ndarray]:
-    """Index rows (part, cases), `resamples` in all; a part draws a bounded number of the data's `entries`."""
+def _resamples(
+    cases: int, resamples: int, entries: int, seed: int, groups: Sequence | None
+) -> Iterator[np.ndarray | list[np.ndarray]]:
+    """Index rows (part, cases), `resamples` in all; a part draws a bounded number of the data's `entries`.
+
+    With groups a part is one row in a list, for rows differ in length then.
+    """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     rng = np.random.default_rng(seed)
+    if groups is not None:
+        if len(groups) != cases:
+            raise ValueError(f"groups: {len(groups)}, cases: {cases}; each case needs its group")
+        order = np.unique(np.asarray(groups), return_inverse=True)[1]
+        members = [np.flatnonzero(order == group) for group in range(order.max() + 1)]
+        for _ in range(resamples):
+            yield [np.concatenate([members[group] for group in rng.integers(0, len(members), len(members))])]
+        return
     part = max(1, _ENTRIES_AT_ONCE // max(1, entries))
     for start in range(0, resamples, part):
         yield rng.integers(0, cases, size=(min(part, resamples - start), cases))
 
 
-def _statistic(statistic: Statistic, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    if values.ndim == 1 and any(statistic is known for known in _TAKE_AN_AXIS):
+def _statistic(statistic: Statistic, values: np.ndarray, rows: np.ndarray | list[np.ndarray]) -> np.ndarray:
+    if values.ndim == 1 and isinstance(rows, np.ndarray) and any(statistic is known for known in _TAKE_AN_AXIS):
         return statistic(values[rows], axis=1)
     return np.array([statistic(values[row]) for row in rows], dtype=np.float64)
 

@@ -38,6 +38,8 @@ class GazeVLMConfig(PreTrainedConfig):
         merge_size (`int`): side of the square of patches that become one token.
         graph_hidden_size, num_graph_layers (`int`): of the visual-gaze graph.
         graph_neighbors (`int`): nearest patches in feature space that each patch is joined to.
+        tie_word_embeddings (`bool`, *optional*): whether the language model's head is its embedding; by default as
+            `text_config` says.
     """
 
     model_type = "gaze_vlm"
@@ -55,7 +57,7 @@ class GazeVLMConfig(PreTrainedConfig):
     graph_neighbors: int = 9
     dropout: float = 0.0
     initializer_range: float = 0.02
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
         for name, default in (("vision_config", "vit"), ("text_config", "llama")):
@@ -65,6 +67,8 @@ class GazeVLMConfig(PreTrainedConfig):
         if isinstance(self.scanpath_config, dict):
             self.scanpath_config = CONFIG_MAPPING["scanpath_predictor"](**self.scanpath_config)
         self.tasks = self.tasks or ["report"]
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)
         if self.gaze not in GAZE_SOURCES:
             raise ValueError(f"gaze must be one of {', '.join(GAZE_SOURCES)}; got {self.gaze!r}")

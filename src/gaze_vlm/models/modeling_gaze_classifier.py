@@ -54,8 +54,6 @@ class GazeClassifierPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -212,7 +210,7 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         kl = (torch.special.xlogy(target, target) - target * attention.clamp(min=1e-8).log()).sum((1, 2))
         centred = [value - value.mean((1, 2), keepdim=True) for value in (attention, target)]
         norms = [value.square().sum((1, 2)) for value in centred]
-        # attention starts flat, where the correlation's slope has no bound: a floor keeps it from drowning the other terms
+        # attention starts flat, where the correlation's slope has no bound: a floor keeps it from drowning the rest
         norms[0] = norms[0].clamp(min=1e-2 * norms[1].detach())
         pearson = (centred[0] * centred[1]).sum((1, 2)) / (norms[0] * norms[1] + 1e-12).sqrt()
         centres = [

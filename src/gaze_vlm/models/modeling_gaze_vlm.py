@@ -130,6 +130,15 @@ class GazeVLMModel(GazeVLMPreTrainedModel):
         if self.scanpath_predictor is not None:
             self.scanpath_predictor.requires_grad_(False)
 
+    def train(self, mode: bool = True):
+        """What does not learn stays in eval mode: the nested predictor always, the tower when it is frozen."""
+        super().train(mode)
+        if self.scanpath_predictor is not None:
+            self.scanpath_predictor.eval()
+        if not any(parameter.requires_grad for parameter in self.vision_tower.parameters()):
+            self.vision_tower.eval()
+        return self
+
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
 
@@ -232,10 +241,11 @@ class GazeVLM(GazeVLMPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = GazeVLMModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        # where the embedding stands depends on the language model
-        embedding = self.get_input_embeddings().weight
-        name = next(name for name, parameter in self.named_parameters() if parameter is embedding)
-        self._tied_weights_keys = {"lm_head.weight": name}
+        if config.tie_word_embeddings:
+            # where the embedding stands depends on the language model
+            embedding = self.get_input_embeddings().weight
+            name = next(name for name, parameter in self.named_parameters() if parameter is embedding)
+            self._tied_weights_keys = {"lm_head.weight": name}
         self.loss_type = "ForCausalLM"  # transformers reads it off names like XForCausalLM
         self.post_init()
 

@@ -129,9 +129,7 @@ class ScanpathPredictorPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["ScanpathLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
+    _supports_sdpa = True  # and nothing else: `Attention` always calls it
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -190,6 +188,13 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         """Freeze what the config says is frozen."""
         if self.config.freeze_language_model:
             self.language_model.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """A frozen language model stays in eval mode: no dropout, and no gradient checkpointing inside it."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.language_model.parameters()):
+            self.language_model.eval()
+        return self
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()

@@ -13,8 +13,11 @@
 # limitations under the License.
 """One view of every vision tower: patch tokens in reading order, and the grid they lie on.
 
-transformers' encoders give a sequence with class or register tokens in front, timm's convolutional ones a feature map.
+transformers' encoders give a sequence with class or register tokens in front, its Swin one of a smaller grid;
+convolutional ones give a feature map with its channels in front, timm's Swin one with its channels behind.
 """
+
+from math import ceil, log2
 
 import torch
 from torch import nn
@@ -24,7 +27,7 @@ def tower_width(vision_tower: nn.Module) -> int:
     """Channels of a tower's patch tokens."""
     if vision_tower.config.model_type == "timm_wrapper":
         return vision_tower.timm_model.num_features
-    return vision_tower.config.hidden_size
+    return getattr(vision_tower.config, "hidden_size", None) or vision_tower.config.hidden_sizes[-1]
 
 
 def patch_tokens(vision_tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -36,8 +39,26 @@ def patch_tokens(vision_tower: nn.Module, pixel_values: torch.Tensor) -> torch.T
         raise ValueError(f"pixel_values must be (images, 3, height, width), got {tuple(pixel_values.shape)}")
     features = vision_tower(pixel_values.to(vision_tower.dtype)).last_hidden_state
     if features.ndim == 4:
-        return features.permute(0, 2, 3, 1)
+        width = tower_width(vision_tower)
+        if features.shape[1] == width:
+            return features.permute(0, 2, 3, 1)
+        if features.shape[3] == width:
+            return features
+        raise ValueError(f"feature map {tuple(features.shape)} has no channel axis of the tower's width, {width}")
     patch_size = getattr(vision_tower.config, "patch_size", None) or vision_tower.timm_model.patch_embed.patch_size
     patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    rows, columns = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
-    return features[:, features.shape[1] - rows * columns :].unflatten(1, (rows, columns))
+    height, width = pixel_values.shape[-2:]
+    rows, columns = height // patch_height, width // patch_width
+    tokens = features.shape[1]
+    if tokens < rows * columns:
+        rows, columns = _merged_grid(tokens, height / patch_height, width / patch_width)
+    return features[:, tokens - rows * columns :].unflatten(1, (rows, columns))
+
+
+def _merged_grid(tokens: int, rows: float, columns: float) -> tuple[int, int]:
+    """The grid of a tower that halves its patches' rows and columns from stage to stage, filling up what is odd."""
+    for stage in range(1, 2 + ceil(log2(max(rows, columns, 1)))):
+        grid = ceil(rows / 2**stage), ceil(columns / 2**stage)
+        if grid[0] * grid[1] == tokens:
+            return grid
+    raise ValueError(f"the tower's {tokens} tokens do not fit {rows:g} x {columns:g} patches, however often halved")

@@ -133,7 +133,12 @@ class VisualGazeGraph(nn.Module):
         return self.output_norm(states).unflatten(1, grid)
 
     def _node_features(self, fixations: torch.Tensor, mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """(N, P, 4): log dwell, whether visited, log visits, how early (1 at the start, falling to 0; 0 if never)."""
+        """(N, P, 4): log dwell, whether visited, log visits, how early (1 if first, falling to 0; 0 if never).
+
+        Time counts from the film's earliest visit: where it starts differs between data sets.
+        """
         gaze = patch_gaze(fixations, mask, grid)
-        features = (gaze.dwell.log1p(), (gaze.visits > 0).float(), gaze.visits.log1p(), 1 / (1 + gaze.first_visit))
+        visited = gaze.visits > 0
+        since = torch.where(visited, gaze.first_visit - gaze.first_visit.amin(dim=(-2, -1), keepdim=True), 0)
+        features = (gaze.dwell.log1p(), visited.float(), gaze.visits.log1p(), visited / (1 + since))
         return torch.stack(features, dim=-1).flatten(1, 2)
