@@ -150,6 +150,9 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
 
     def __init__(self, config: ScanpathPredictorConfig):
         super().__init__(config)
+        for name in config.sub_configs:  # inside a GazeVLM from_pretrained's dtype reaches this config, not those below it
+            if getattr(config, name) is not None:
+                getattr(config, name).dtype = config.dtype
         self.vision_tower = None if config.vision_config is None else AutoModel.from_config(config.vision_config)
         width = config.vision_width if self.vision_tower is None else tower_width(self.vision_tower)
         qformer_width, text_width = config.qformer_config.hidden_size, config.text_config.hidden_size
