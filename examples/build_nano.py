@@ -480,7 +480,12 @@ def stage_report(texts: list[str], films: Films, features, tower, scanpath, proc
     """GazeVLM over the frozen tower, with the frozen scanpath predictor inside."""
     set_seed(SEED)
     tokenizer = processor.tokenizer
-    nested = {**scanpath.config.to_dict(), "vision_config": None, "vision_width": features.shape[-1]}
+    nested = {
+        **scanpath.config.to_dict(),
+        "_name_or_path": "",
+        "vision_config": None,
+        "vision_width": features.shape[-1],
+    }
     config = GazeVLMConfig(
         vision_config=tower.config.to_dict(),
         text_config=opt(tokenizer, 224, 4, 7),
