@@ -218,16 +218,23 @@ class ReportComposer:
         """A language model's report, made to agree with the findings of the same image.
 
         Dropped are sentences that assert what is not listed or on a side where it is not, that deny what is listed
-        (or what stands above it), that hedge, repeat, break off or carry a de-identification mark. What is then
-        missing is said by a template, before the impression. Where nothing is left, or the labeler still reads
-        something else than the list, the whole report comes from `compose`.
+        (or what stands above it), that hedge, break off, carry a de-identification mark, say one thing twice or,
+        before the impression, nothing new. What is then missing is said by a template, before the impression. Where
+        nothing is left, or the labeler still reads something else than the list, the whole report comes from `compose`.
         """
-        listed, spans, kept = _listed(findings), sentences(report), {}
+        listed, spans, said = _listed(findings), sentences(report), set()
+        result: list[ComposedSentence] = []
         for start, end in spans:
             sentence = self._keep(report[start:end], findings, is_last=end == spans[-1][1])
-            if sentence:
-                kept.setdefault(re.sub(r"\W+", " ", sentence.text.lower()), sentence)
-        result = list(kept.values())
+            if sentence is None:
+                continue
+            mentions = label(sentence.text).mentions
+            told = [(m.finding, m.detail, m.side, m.status) for m in mentions]
+            words = re.sub(r"\W+", " ", sentence.text.lower())
+            is_new = not told or _is_impression(sentence.text) or not said.issuperset(told)
+            if is_new and words not in said and len(set(told)) == len(told):
+                result.append(sentence)
+                said.update(told, [words])
         missing = listed - label(text(result)).positive() - {NO_FINDING}
         added = sorted(self._state(findings, missing), key=lambda s: _ORDER[s.finding])
         at = next((i for i, s in enumerate(result) if _is_impression(s.text)), len(result))

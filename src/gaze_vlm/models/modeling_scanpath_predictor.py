@@ -150,7 +150,8 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
 
     def __init__(self, config: ScanpathPredictorConfig):
         super().__init__(config)
-        for name in config.sub_configs:  # inside a GazeVLM from_pretrained's dtype reaches this config, not those below it
+        # inside a GazeVLM the dtype that from_pretrained is asked for reaches this config, but not those below it
+        for name in config.sub_configs:
             if getattr(config, name) is not None:
                 getattr(config, name).dtype = config.dtype
         self.vision_tower = None if config.vision_config is None else AutoModel.from_config(config.vision_config)
