@@ -220,7 +220,7 @@ class ReportComposer:
         Dropped are sentences that assert what is not listed or on a side where it is not, that deny what is listed
         (or what stands above it), that hedge, break off, carry a de-identification mark, say one thing twice or,
         before the impression, nothing new. What is then missing is said by a template, before the impression. Where
-        nothing is left, or the labeler still reads something else than the list, the whole report comes from `compose`.
+        nothing is left, or the labeler still reads something else than the list, `compose` writes the whole report.
         """
         listed, spans, said = _listed(findings), sentences(report), set()
         result: list[ComposedSentence] = []
