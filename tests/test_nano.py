@@ -21,8 +21,6 @@ FILMS = Path(str(resources.files("gaze_vlm") / "films"))
 CANONICAL = {*FINDINGS, "Emphysema", "Hernia"}
 SEARCHED = [name.lower() for name in FINDINGS if name != NO_FINDING]  # the 13 prompts of GazeSearch
 
-pytestmark = pytest.mark.skipif(not NANO.exists(), reason="nano is not built: python examples/build_nano.py")
-
 
 @pytest.fixture(scope="module")
 def models() -> ReadingPipeline:
