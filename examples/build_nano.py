@@ -53,7 +53,7 @@ from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, NO_FINDING, implied
 from gaze_vlm.metrics.classification import auroc
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.models.processing_gaze_vlm import pad_fixations
-from gaze_vlm.report_composer import choose_regions
+from gaze_vlm.report_composer import REPORTED, choose_regions
 from gaze_vlm.report_composer import text as join
 from gaze_vlm.tasks import REPORT_INSTRUCTION, report_messages
 from gaze_vlm.training.averaging import AveragedWeights
@@ -68,7 +68,6 @@ VISION = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0",
 # what NIH's labels can teach; Enlarged Cardiomediastinum, Fracture and Support Devices are not among them
 UNTAUGHT = {"Enlarged Cardiomediastinum", "Fracture", "Support Devices"}
 LABELS = [name for name in (*FINDINGS, *FINER_FINDINGS) if name not in UNTAUGHT]
-REPORTED = [*FINDINGS, "Emphysema", "Hernia"]  # what a report is asked to name; finer names go by their finding
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -447,9 +446,10 @@ class Reports(torch.utils.data.Dataset):
 def prompt_and_answer(processor, findings: list[str] | None, report: str) -> tuple[list[int], list[int]]:
     """Token ids of the instruction with its image placeholders, and of the report with its end."""
     prompt = processor.apply_chat_template(report_messages(findings), add_generation_prompt=True)
-    prompt = prompt.replace(processor.image_token, processor.image_token * processor.num_image_tokens)
     tokenizer = processor.tokenizer
-    return tokenizer(prompt)["input_ids"], tokenizer(report + tokenizer.eos_token)["input_ids"]
+    return tokenizer(processor.expand_image_tokens(prompt))["input_ids"], tokenizer(report + tokenizer.eos_token)[
+        "input_ids"
+    ]
 
 
 def collate_reports(items: list[dict], pad: int) -> dict[str, torch.Tensor]:

@@ -13,19 +13,18 @@ from transformers import AutoModel, AutoProcessor
 
 from . import __version__
 from .evidence import EvidenceBundle, link_evidence
-from .findings import FINDING_REGIONS, FINDINGS, FINER_FINDINGS, NO_FINDING
+from .findings import FINDING_REGIONS, FINER_FINDINGS, NO_FINDING
 from .images import Film
 from .labeler import label
 from .models.modeling_scanpath_predictor import ScanpathSamples
 from .models.processing_gaze_vlm import pad_fixations
 from .models.processing_scanpath_predictor import scanpath_records
-from .report_composer import ComposedSentence, ReportComposer, choose_regions
+from .report_composer import REPORTED, ComposedSentence, ReportComposer, choose_regions
 from .report_composer import text as join
 from .scanpath import Scanpath
 from .tasks import report_messages
 
 NANO = Path(__file__).parent / "nano"
-REPORTED = (*FINDINGS, "Emphysema", "Hernia")  # findings a report names; finer ones go by their finding
 PLACED = set(FINDING_REGIONS) - {NO_FINDING}  # a label of anyone else's has no region and stays out of the report
 PARTS = ("gaze_classifier", "scanpath_predictor", "gaze_vlm")
 
@@ -237,8 +236,8 @@ class ReadingPipeline:
     def _generate(self, pixels, scanpaths, known, sample: bool = False) -> list[str]:
         model, processor = self.vlm
         prompts = [
-            processor.apply_chat_template(report_messages(names), add_generation_prompt=True).replace(
-                processor.image_token, processor.image_token * processor.num_image_tokens
+            processor.expand_image_tokens(
+                processor.apply_chat_template(report_messages(names), add_generation_prompt=True)
             )
             for names in known
         ]

@@ -18,11 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .findings import FINDING_REGIONS, FINER_FINDINGS, NO_FINDING, READING_ORDER, REGIONS, implied
+from .findings import FINDING_REGIONS, FINDINGS, FINER_FINDINGS, NO_FINDING, READING_ORDER, REGIONS, implied
 from .labeler import Mention, Side, label, sentences
 
 Box = tuple[float, float, float, float]
 Finding = dict[str, Any]
+
+# What a report names; the other finer findings go by the finding they are a kind of.
+REPORTED = (*FINDINGS, *(name for name, finding in FINER_FINDINGS.items() if finding is None))
 
 _ORDER = {name: place for place, name in enumerate(name for stage in READING_ORDER for name in stage.findings)}
 _ORDER |= {finer: _ORDER[name] for finer, name in FINER_FINDINGS.items() if name}

@@ -58,6 +58,10 @@ class GazeVLMProcessor(ProcessorMixin):
             batch["fixations"], batch["fixation_mask"] = pad_fixations(fixations)
         return batch
 
+    def expand_image_tokens(self, text: str) -> str:
+        """Each placeholder as often as an image has tokens, as `__call__` does to a text that comes with images."""
+        return text.replace(self.image_token, self.image_token * self.num_image_tokens)
+
     @property
     def model_input_names(self):
         return [*super().model_input_names, "fixations", "fixation_mask"]
