@@ -3,6 +3,7 @@
     python examples/evaluate.py classify --nih DIR
     python examples/evaluate.py report --nih DIR
     python examples/evaluate.py scanpath --gazesearch FILE [--config image-disjoint]
+    python examples/evaluate.py boxes --nih DIR
     python examples/evaluate.py labeler --iu FILE
 
 DIR and FILE are releases as `gaze_vlm.data` reads them. The validation split is measured (`--split`), with the
@@ -14,6 +15,7 @@ embedded nano or `--model`. Intervals are 95 % bootstrap intervals over patients
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,16 +30,19 @@ from gaze_vlm.data import IuXray, load
 from gaze_vlm.data.matching import present_findings
 from gaze_vlm.data.mesh import labeler_against_mesh
 from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, implied
-from gaze_vlm.images import read_film
+from gaze_vlm.images import Film, read_film
 from gaze_vlm.labeler import label
-from gaze_vlm.metrics.baselines import NORMAL_TEMPLATE, NearestNeighbour, blank_like, noise_like
+from gaze_vlm.metrics.baselines import NORMAL_TEMPLATE, CentrePrior, NearestNeighbour, blank_like, noise_like
 from gaze_vlm.metrics.cases import Case, Pairs
+from gaze_vlm.metrics.grounding import dwell_in_boxes, iou_union
 from gaze_vlm.metrics.reports import label_matrix, macro_f1
-from gaze_vlm.metrics.tables import Metric, ScoreTable, score
+from gaze_vlm.metrics.tables import Metric, Score, ScoreTable, drawn, score
 from gaze_vlm.metrics.tables.findings import MIN_POSITIVES, classify_table
-from gaze_vlm.metrics.tables.scanpaths import scanpath_table
+from gaze_vlm.metrics.tables.scanpaths import scanpath_table, spread_table
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.pipelines import ReadingPipeline, grey_film
+
+SAMPLES = 20  # scanpaths drawn a case, where their mean or their spread is measured
 
 
 def films_of(root: Path, split: str):
@@ -120,6 +125,7 @@ def written(readings) -> list[frozenset[str]]:
 
 
 def evaluate_scanpath(models: ReadingPipeline, arguments) -> ScoreTable:
+    """Scanpaths of a finding on a grey film, for GazeSearch comes without films; and how alike several of them are."""
     data = load("gazesearch", arguments.gazesearch, arguments.config)
 
     def cases(split):
@@ -129,19 +135,110 @@ def evaluate_scanpath(models: ReadingPipeline, arguments) -> ScoreTable:
             for record, image, finding in zip(rows["scanpath"], rows["image_id"], rows["prompt"], strict=True)
         ]
 
-    references = cases(arguments.split)
+    references, training = cases(arguments.split), cases("train")
     findings = [case.finding for case in references]
     grey = [grey_film()]
     point = {name: models.predict_scanpaths(grey, name)[0][0] for name in sorted(set(findings))}
-    drawn = {name: iter(models.predict_scanpaths(grey, name, findings.count(name) + 1, seed=0)[0]) for name in point}
-    samples = [Case(None, next(drawn[name])) for name in findings]
-    return scanpath_table(
+    samples = {
+        name: models.predict_scanpaths(grey, name, SAMPLES + findings.count(name), seed=seed)[0]
+        for seed, name in enumerate(point)
+    }
+    one_a_case = {name: iter(paths[SAMPLES:]) for name, paths in samples.items()}
+    table = scanpath_table(
         Pairs([Case(None, point[name]) for name in findings], references),
-        training=cases("train"),
-        versus={f"{models.name}, one sample a case": samples},
+        training=training,
+        versus={f"{models.name}, one sample a case": [Case(None, next(one_a_case[name])) for name in findings]},
         name=f"{models.name}, point estimate",
         maps=arguments.maps,
     )
+    several = {name: paths[:SAMPLES] for name, paths in samples.items()}
+    spread = spread_table({f"{models.name}, {SAMPLES} samples": several}, references)
+    split = f"GazeSearch, {arguments.config} split, {arguments.split}"
+    return ScoreTable((*table.scores, *spread.scores), (split, *table.protocol, *spread.protocol))
+
+
+class Boxed(NamedTuple):
+    """A film and its boxes of one finding."""
+
+    film: Film
+    patient: str
+    finding: str
+    by_rsna: bool
+    boxes: list
+
+
+def boxed_films(root: Path, split: str) -> list[Boxed]:
+    rows = load("nih_cxr", root)[split].cast_column("image", Image(decode=False))
+    cases = []
+    for row in rows:
+        by_finding: dict[tuple, list] = {}
+        for box in row["boxes"] or ():
+            by_finding.setdefault((box["name"], box["annotator"] == "RSNA"), []).append(box["box"])
+        film = read_film(row["image"]["path"]) if by_finding else None
+        cases += [Boxed(film, row["patient_id"], *key, boxes) for key, boxes in by_finding.items()]
+    return cases
+
+
+def evaluate_boxes(models: ReadingPipeline, arguments) -> ScoreTable:
+    """Does predicted gaze dwell in the boxes of the finding it looks for, and more than gaze on another film?"""
+    every = boxed_films(arguments.nih, arguments.split)
+    selections = {"lung opacities of RSNA": [case for case in every if case.by_rsna], "all findings": every}
+    scores: list[Score] = []
+    protocol = [
+        "share of the fixation time in the boxes of a finding whose name is the text; a case is a film and a finding; "
+        f"samples: the mean of {SAMPLES}",
+        "another patient's film: mean over all other patients' films with boxes, read with the same text",
+    ]
+    for title, cases in selections.items():
+        films, patients = {case.film.path for case in cases}, {case.patient for case in cases}
+        if len(patients) < 2:
+            protocol.append(f"{title}: left out, for {len(patients)} patients have boxes")
+            continue
+        scores += dwell_scores(models, cases, title)
+        groups = Pairs([], [Case(None, None, group=case.patient) for case in cases])
+        protocol.append(f"{title}: {len(films)} films of {len(patients)} patients; {drawn(groups, 1000)}")
+    return ScoreTable(tuple(scores), tuple(protocol))
+
+
+def dwell_scores(models: ReadingPipeline, cases: list[Boxed], title: str) -> list[Score]:
+    """Scores of each case's share of gaze in its boxes: (1 + SAMPLES,) numbers, the point estimate's in front."""
+    owners = {case.film.path: (case.film, case.patient) for case in cases}
+    films, patients = [film for film, _ in owners.values()], np.array([patient for _, patient in owners.values()])
+    place = {path: number for number, path in enumerate(owners)}
+
+    def gaze(films, text):
+        """Of each film the point estimate and samples."""
+        point, samples = models.predict_scanpaths(films, text), models.predict_scanpaths(films, text, SAMPLES, seed=0)
+        return [[*one, *several] for one, several in zip(point, samples, strict=True)]
+
+    def dwell(paths, boxes):
+        flat = [path for of_film in paths for path in of_film]
+        return dwell_in_boxes(flat, [boxes] * len(flat)).reshape(len(paths), -1)
+
+    texts = sorted({case.finding for case in cases})
+    on_films = {name: gaze(films, name.lower()) for name in texts}
+    on_grey = {name: gaze([grey_film()], name.lower()) for name in texts}
+    centre = CentrePrior().predict([""] * 1000, np.random.default_rng(0))
+    own, other, grey, prior = [], [], [], []
+    for case in cases:
+        shares = dwell(on_films[case.finding], case.boxes)
+        own.append(shares[place[case.film.path]])
+        other.append(shares[patients != case.patient].mean(axis=0))
+        grey.append(dwell(on_grey[case.finding], case.boxes)[0])
+        prior.append(np.full(1 + SAMPLES, dwell([centre], case.boxes).mean()))
+    area = iou_union([[(0, 0, 1, 1)]] * len(cases), [case.boxes for case in cases])
+    systems = {
+        f"{models.name}, the film itself": own,
+        f"{models.name}, another patient's film": other,
+        f"{models.name}, grey film": grey,
+        "centre prior": prior,
+        "uniform gaze (the boxes' area)": np.tile(area[:, None], 1 + SAMPLES),
+    }
+    metrics = [
+        Metric(f"gaze in boxes, {title}: point estimate", True, lambda shares: np.array(shares)[:, 0]),
+        Metric(f"gaze in boxes, {title}: samples", True, lambda shares: np.array(shares)[:, 1:].mean(axis=1)),
+    ]
+    return score(systems, metrics, groups=[case.patient for case in cases])
 
 
 def evaluate_labeler(arguments) -> None:
@@ -172,7 +269,7 @@ def evaluate_labeler(arguments) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("classify", "report", "scanpath", "labeler"))
+    parser.add_argument("what", choices=("classify", "report", "scanpath", "boxes", "labeler"))
     parser.add_argument("--nih", type=Path, help="NIH ChestX-ray14 folder")
     parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
     parser.add_argument("--config", default="official", help="GazeSearch's split: official or image-disjoint")

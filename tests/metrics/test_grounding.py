@@ -12,6 +12,7 @@ from gaze_vlm.metrics.grounding import (
     accuracy_at,
     box_iou,
     box_iou_matrix,
+    dwell_in_boxes,
     grounding_scores,
     iou_hungarian,
     iou_union,
@@ -20,6 +21,7 @@ from gaze_vlm.metrics.grounding import (
     pointing_game,
 )
 from gaze_vlm.metrics.statistics import paired_bootstrap
+from gaze_vlm.scanpath import Scanpath
 
 SIDE = 16
 
@@ -230,6 +232,56 @@ def test_pointing_game_over_maps_is_that_of_the_mirrored_film():
     np.testing.assert_array_equal(mirrored, hits)
 
 
+# ---- gaze
+
+
+def gaze(*fixations):
+    return Scanpath.from_relative(*np.array(fixations, dtype=float).reshape(-1, 3).T)
+
+
+def test_dwell_by_hand():
+    path = gaze((0.3, 0.3, 0.5), (0.9, 0.1, 1.0), (-0.2, 0.3, 0.25), (0.2, 0.4, 0.25))
+    left, right = [0.2, 0.2, 0.4, 0.4], [0.8, 0.0, 1.0, 0.2]
+    cases = [[left], [right], [left, right], [left, [0.25, 0.25, 0.35, 0.35]], [[0.6, 0.6, 0.7, 0.7]]]
+    shares = dwell_in_boxes([path] * 5, cases)
+    assert shares.dtype == np.float64
+    np.testing.assert_allclose(shares, [0.375, 0.5, 0.875, 0.375, 0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_dwell_is_undefined_without_boxes_and_without_time():
+    path, still, none = gaze((0.5, 0.5, 0.3)), gaze((0.5, 0.5, 0)), gaze()
+    shares = dwell_in_boxes([path, still, none, path], [[], GOOD, GOOD, GOOD])
+    np.testing.assert_array_equal(shares, [np.nan, np.nan, np.nan, 1])
+    assert dwell_in_boxes([], []).shape == (0,)
+
+
+@settings(max_examples=50, deadline=None)
+@given(raster_boxes(smallest=1), st.integers(0, 2**32 - 1))
+def test_dwell_equals_a_raster(boxes, seed):
+    rng = np.random.default_rng(seed)
+    cell, duration = rng.integers(0, SIDE, (12, 2)), rng.exponential(0.3, 12)
+    path = Scanpath.from_relative(*((cell.T + 0.5) / SIDE), duration)
+    expected = duration[raster(boxes)[cell[:, 1], cell[:, 0]]].sum() / duration.sum()
+    (share,) = dwell_in_boxes([path], [boxes / SIDE])
+    assert share == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_fixation_on_the_border_is_in_the_box():
+    """As float32 0.3 lies above 0.3, and 0.7 below 0.7."""
+    borders = [[x, y, x + 0.1, y + 0.1] for x, y in np.random.default_rng(5).integers(0, 900, (200, 2)) / 1000]
+    corners = [gaze((x1, y1, 0.2), (x2, y2, 0.2), (x1, y2, 0.2)) for x1, y1, x2, y2 in borders]
+    np.testing.assert_array_equal(dwell_in_boxes(corners, [[box] for box in borders]), 1)
+
+
+def test_uniform_gaze_dwells_as_long_as_the_boxes_are_large():
+    rng = np.random.default_rng(6)
+    boxes = [random_boxes(rng, 3) for _ in range(4)]
+    path = Scanpath.from_relative(*rng.random((2, 20_000)), np.full(20_000, 0.1))
+    area = iou_union([[(0, 0, 1, 1)]] * 4, boxes)
+    np.testing.assert_allclose(dwell_in_boxes([path] * 4, boxes), area, atol=0.015)
+
+
 # ---- errors
 
 GOOD = [[0, 0, 1, 1]]
@@ -256,6 +308,9 @@ GOOD = [[0, 0, 1, 1]]
         (lambda: pointing_game([[0.5, 0.5]], [GOOD, GOOD]), r"points: \(1, 2\), cases: 2"),
         (lambda: pointing_game([[0.5, 0.5], [np.nan, 0]], [GOOD, GOOD]), "point of case 1: holds nan"),
         (lambda: pointing_game([[0.5, 0.5]], [GOOD], tolerance=-1), "tolerance must not be negative, got -1"),
+        (lambda: dwell_in_boxes([gaze()], [GOOD, GOOD]), "scanpaths: 1, cases: 2"),
+        (lambda: dwell_in_boxes([gaze()] * 2, [GOOD, [[1, 1, 0, 2]]]), "case 1, reference box 0: .*x2 below x1"),
+        (lambda: dwell_in_boxes([gaze()], [[[0, 0, 224, 112]]]), r"case 0: boxes are 0..1 .* got \[0.0, 0.0, 224.0"),
         (lambda: map_peaks(np.array([[[1.0]], [[np.nan]]])), "map of case 1: holds nan"),
         (lambda: map_peaks(np.zeros((3, 3))), r"\(3, 3\)"),
     ],

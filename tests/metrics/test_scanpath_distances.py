@@ -16,6 +16,7 @@ from gaze_vlm.metrics.scanpath import (
     saccade_amplitudes,
     scanmatch,
     time_delay_similarity,
+    workload_correlation,
 )
 from gaze_vlm.scanpath import Scanpath
 
@@ -280,6 +281,36 @@ def test_distribution_distance_names_what_is_wrong():
         distribution_distance([1.0], [2.0, np.nan])
     with pytest.raises(ValueError, match=r"a must be a flat list of numbers, got shape \(2, 2\)"):
         distribution_distance(np.zeros((2, 2)), [1.0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=3, max_size=25))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_workload_correlation_equals_scipy_ties_included(totals):
+    scipy_stats = pytest.importorskip("scipy.stats")
+    predicted, read = zip(*totals, strict=True)
+    # fixations of quarter seconds: float32 sums of them are exact, and equal totals stay equal
+    sides = [[Scanpath.from_relative(*np.zeros((2, n)), [0.25] * n) for n in side] for side in (predicted, read)]
+    expected = scipy_stats.spearmanr(predicted, read).statistic
+    assert workload_correlation(*sides) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_workload_counts_seconds_not_fixations():
+    brief = Scanpath.from_relative(*np.zeros((2, 5)), [0.1] * 5)
+    one, two = (Scanpath.from_relative([0], [0], [seconds]) for seconds in (1, 2))
+    assert workload_correlation([brief, one, two], [one[:0], one, two]) == 1
+    assert workload_correlation([two, one, brief], [one[:0], one, two]) == -1
+
+
+def test_workload_correlation_is_undefined_for_two_cases_and_without_variation():
+    paths = [random_path(np.random.default_rng(i), 4) for i in range(4)]
+    assert np.isnan(workload_correlation(paths[:2], paths[:2]))
+    assert np.isnan(workload_correlation([], []))
+    assert np.isnan(workload_correlation(paths[:1] * 4, paths))
+    assert np.isnan(workload_correlation(paths, paths[:1] * 4))
+    assert workload_correlation(paths[:3], paths[:3]) == 1
+    with pytest.raises(ValueError, match="predictions: 4, references: 3"):
+        workload_correlation(paths, paths[:3])
 
 
 # ---- readers

@@ -17,7 +17,7 @@ from gaze_vlm.metrics.tables.answers import vqa_table
 from gaze_vlm.metrics.tables.boxes import ground_table
 from gaze_vlm.metrics.tables.findings import classify_table
 from gaze_vlm.metrics.tables.reports import report_table
-from gaze_vlm.metrics.tables.scanpaths import scanpath_table
+from gaze_vlm.metrics.tables.scanpaths import scanpath_table, spread_table
 from gaze_vlm.scanpath import Scanpath
 
 needs_words = pytest.mark.skipif(
@@ -316,7 +316,125 @@ def test_scanpath_numbers_are_those_of_the_functions():
     } | {f"MultiMatch {name}": values for name, values in matched.items()}
     for metric, values in expected.items():
         assert row(table, metric).interval == pytest.approx(bootstrap(values, np.mean, resamples=100)), metric
-    assert {known.metric for known in table.scores} == {row(table, metric).metric for metric in expected}
+    over_all_cases = {"workload correlation", *(f"{DISTANCE} {what}" for what in QUANTITIES)}
+    assert {known.metric for known in table.scores} == {row(table, m).metric for m in {*expected, *over_all_cases}}
+
+
+DISTANCE = "Kolmogorov-Smirnov distance to the readers'"
+QUANTITIES = {
+    "saccade amplitude": lambda side: scanpath.saccade_amplitudes(side, screen_size=(224, 224)),
+    "fixation duration": lambda side: np.concatenate([path.duration for path in side]),
+    "fixations a scanpath": lambda side: np.array([len(path) for path in side]),
+}
+
+
+def of_any_length(seed: int) -> list[Scanpath]:
+    """Fixations on a coarse raster of places and times, so that values repeat."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 12, CASES)
+    return [Scanpath.from_relative(*rng.integers(0, 4, (2, n)) / 3, rng.integers(0, 5, n) / 8) for n in sizes]
+
+
+@pytest.mark.parametrize("make", [paths, of_any_length])
+@pytest.mark.parametrize("what", QUANTITIES)
+def test_distances_to_the_readers_are_those_of_the_distributions(make, what):
+    reference, values = make(1), QUANTITIES[what]
+    others = {f"other {seed}": make(seed) for seed in range(3, 9)}
+    table = table_of("scanpath", make(2), reference, versus={name: cases(side) for name, side in others.items()})
+    expected = scanpath.distribution_distance(values(make(2)), values(reference))
+    assert estimate(table, f"{DISTANCE} {what}") == pytest.approx(expected, abs=1e-12)
+    for name, side in others.items():
+        other = scanpath.distribution_distance(values(side), values(reference))
+        assert estimate(table, f"{DISTANCE} {what}", name) == pytest.approx(other, abs=1e-12)
+        difference = row(table, f"{DISTANCE} {what}", name).difference
+        assert difference.estimate == pytest.approx(expected - other, abs=1e-12)
+
+
+def test_intervals_of_distances_draw_cases():
+    predicted, reference = of_any_length(2), of_any_length(1)
+    for what, values in QUANTITIES.items():
+        drawn_cases = bootstrap(
+            np.arange(CASES),
+            lambda rows, values=values: scanpath.distribution_distance(
+                *(values([side[i] for i in rows]) for side in (predicted, reference))
+            ),
+            resamples=100,
+        )
+        assert row(table_of("scanpath", predicted, reference), f"{DISTANCE} {what}").interval == pytest.approx(
+            drawn_cases, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("finest", [10, 40])
+def test_a_distance_at_quantiles_is_hardly_smaller(finest, monkeypatch):
+    monkeypatch.setattr("gaze_vlm.metrics.tables.scanpaths.FINEST", finest)
+    for seed in range(2, 8):
+        table = table_of("scanpath", paths(seed), paths(1))
+        for what, values in list(QUANTITIES.items())[:2]:
+            exact = scanpath.distribution_distance(values(paths(seed)), values(paths(1)))
+            assert exact - 1 / (finest - 1) - 1e-12 <= estimate(table, f"{DISTANCE} {what}") <= exact + 1e-12
+
+
+def test_a_made_up_duration_at_the_centre_is_in_no_distribution():
+    reference = paths(1)
+    known = Pairs(cases([path.with_centre(9.0) for path in reference]), cases(reference, centred=True))
+    assert estimate(scanpath_table(known, resamples=100), f"{DISTANCE} fixation duration") == 0
+    plainly = table_of("scanpath", [path.with_centre(9.0) for path in reference], reference)
+    assert estimate(plainly, f"{DISTANCE} fixation duration") == pytest.approx(1 / 8)
+
+
+def test_workload_is_ranked_over_the_cases():
+    predicted, reference = paths(2), paths(1)
+    other = {"other": paths(3), "slow": [replace(path, duration=100 * path.duration) for path in paths(3)]}
+    table = table_of("scanpath", predicted, reference, versus={name: cases(side) for name, side in other.items()})
+    expected = scanpath.workload_correlation(predicted, reference)
+    interval = row(table, "workload correlation").interval
+    assert interval.estimate == expected
+    assert interval.low < expected < interval.high
+    # the same order on another scale is the same system, swapped with another or not
+    other, slow = (row(table, "workload correlation", name) for name in ("other", "slow"))
+    assert (slow.interval, slow.difference) == (other.interval, other.difference)
+    assert slow.interval != interval
+    assert math.isnan(estimate(table, "workload correlation", "uniform, 7 fixations"))
+
+
+def readings_of(**findings) -> list[Case]:
+    return [Case(None, path, finding=finding) for finding, known in findings.items() for path in known]
+
+
+def test_spread_is_the_mean_over_every_two_scanpaths_of_a_finding():
+    few, many = {"a": paths(2, 3), "b": paths(3, 4), "c": paths(4, 2)}, {"a": paths(5, 6), "b": paths(6, 6)}
+    table = spread_table({"few": few, "many": many}, readings_of(a=paths(7, 5), b=paths(8, 2), c=paths(9, 1)))
+    sides = {"few": few, "many": many, "readers of the same finding": {"a": paths(7, 5), "b": paths(8, 2)}}
+    measures = {"ScanMatch": scanpath.scanmatch, "MultiMatch mean of 4": scanpath.multimatch_mean4}
+    for name, measure in measures.items():
+        for system, known in sides.items():
+            means = [
+                np.mean([measure([p], [q]) for p in known[finding] for q in known[finding] if p is not q])
+                for finding in ("a", "b")
+            ]
+            assert row(table, name, system).interval.estimate == pytest.approx(np.mean(means)), (name, system)
+            assert row(table, name, system).n == 2, "c has one reading"
+    assert {known.system for known in table.scores} == {*sides, "centre, 7 fixations", "uniform, 7 fixations"}
+    check_document(table.to_dict(), 2)
+
+
+def test_scanpaths_that_are_all_the_same_have_no_spread():
+    same = {"a": [paths(1)[0]] * 3, "b": [paths(1)[1]] * 2}
+    table = spread_table({"same": same}, readings_of(a=paths(7, 5), b=paths(8, 3)), resamples=100)
+    for name in ("ScanMatch", "MultiMatch"):
+        assert row(table, name, "same").interval == pytest.approx((1, 1, 1))
+        assert row(table, name, "readers of the same finding").difference.estimate > 0
+
+
+def test_spread_names_what_is_missing():
+    readings = readings_of(a=paths(7, 5), b=paths(8, 3))
+    with pytest.raises(ValueError, match="few: 'b' needs two scanpaths"):
+        spread_table({"few": {"a": paths(1, 2), "b": paths(2, 1)}}, readings)
+    with pytest.raises(ValueError, match="few: 'b' needs two scanpaths"):
+        spread_table({"few": {"a": paths(1, 2)}}, readings)
+    with pytest.raises(ValueError, match="no finding has two readings: readings: 2, findings: 2"):
+        spread_table({"few": {"a": paths(1, 2)}}, readings_of(a=paths(7, 1), b=paths(8, 1)))
 
 
 def test_map_numbers_are_those_of_the_functions():
@@ -355,7 +473,8 @@ def test_one_side_without_durations_leaves_out_what_needs_them_and_says_so(side)
         maps=True,
     )
     metrics = {known.metric for known in table.scores}
-    assert not [name for name in metrics if "duration in bins" in name or name.startswith(("MedGaze", "fixated"))]
+    assert not [name for name in metrics if "duration in bins" in name or "fixation duration" in name]
+    assert not [name for name in metrics if name.startswith(("MedGaze", "fixated", "workload"))]
     assert "MultiMatch duration" not in metrics
     assert "MultiMatch mean of 4 (no duration)" in metrics
     assert any("weighted by count" in name for name in metrics)

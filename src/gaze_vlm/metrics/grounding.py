@@ -1,4 +1,4 @@
-"""Do predicted boxes, or points, lie where the reference boxes are?
+"""Do predicted boxes, points, or gaze, lie where the reference boxes are?
 
 A box is (x1, y1, x2, y2) from the top left, in 0..1 of the image or any other unit that both sides share. A case is
 one phrase on one film, with any number of boxes on each side.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gaze_vlm.metrics._numbers import known_mean, ratio
+from gaze_vlm.scanpath import Scanpath
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +154,30 @@ def pointing_game(points: np.ndarray, reference: Sequence[np.ndarray], *, tolera
     return np.array(hits, dtype=np.float64)
 
 
+def dwell_in_boxes(scanpaths: Sequence[Scanpath], reference: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of the fixation time of each case that falls in its reference boxes, borders included; higher is better.
+
+    Boxes that overlap count once, and time spent off the image is time. Uniform gaze is expected to reach the boxes'
+    share of the area, `iou_union([[(0, 0, 1, 1)]] * n, reference)`.
+
+    Args:
+        scanpaths: (n,) one a case.
+        reference: for each case (k, 4) boxes, 0..1 of the image as fixations are.
+
+    Returns:
+        (n,) float64, 0..1; NaN for a case without reference box or without fixation time.
+    """
+    if len(scanpaths) != len(reference):
+        raise ValueError(f"one scanpath a case: scanpaths: {len(scanpaths)}, cases: {len(reference)}")
+    shares = []
+    for case, (scanpath, boxes) in enumerate(zip(scanpaths, reference, strict=True)):
+        boxes = _reference_boxes(case, boxes)
+        if len(boxes) and not -1 <= boxes.min() <= boxes.max() <= 2:
+            raise ValueError(f"case {case}: boxes are 0..1 of the image, as fixations are, got {boxes[0].tolist()}")
+        shares.append(_dwell_share(scanpath, boxes))
+    return np.array(shares, dtype=np.float64)
+
+
 def map_peaks(maps: np.ndarray) -> np.ndarray:
     """Where each attention map is highest: the centre of its highest cell, or the mean of the centres of equals.
 
@@ -244,3 +269,13 @@ def _union_iou(predicted: np.ndarray, reference: np.ndarray) -> float:
     first, second = covered[: len(predicted)].any(axis=0), covered[len(predicted) :].any(axis=0)
     cells = np.diff(y)[:, None] * np.diff(x)
     return float(cells[first & second].sum() / cells[first | second].sum())
+
+
+def _dwell_share(scanpath: Scanpath, boxes: np.ndarray) -> float:
+    duration = scanpath.duration.astype(np.float64)
+    if not len(boxes) or not duration.any():
+        return np.nan
+    # borders as float32, as fixations are: one that was put on a border lies on it
+    x1, y1, x2, y2 = boxes.astype(np.float32).T[..., None]
+    inside = (x1 <= scanpath.x) & (scanpath.x <= x2) & (y1 <= scanpath.y) & (scanpath.y <= y2)
+    return duration[inside.any(axis=0)].sum() / duration.sum()

@@ -9,13 +9,17 @@ import numpy as np
 from gaze_vlm.scanpath import Scanpath
 
 from .. import baselines, saliency
+from .._ranks import rank_correlation, ranks
 from ..cases import Case, Pairs
 from ..scanpath import (
     MULTIMATCH_DIMENSIONS,
+    ScanpathMetric,
     edit_distance,
     fixation_statistics,
     multimatch,
+    multimatch_mean4,
     reader_ceiling,
+    saccade_amplitudes,
     scanmatch,
     time_delay_similarity,
 )
@@ -24,7 +28,9 @@ from . import Metric, Score, ScoreTable, beside, drawn, once, score, systems_of
 SCREEN = (224, 224)
 MAP_SIZE = (56, 56)
 MAP_SIGMA = 16 / 224  # GazeSearch's target maps
+FINEST = 4000  # different values that a distance between distributions tells apart
 CEILING = "another reader"
+SAME_FINDING = "readers of the same finding"
 
 
 def scanpath_of(case: Case) -> Scanpath:
@@ -57,12 +63,22 @@ def scanpath_table(
     timed = all(case.timed for _, cases in sides for case in cases)
     systems = beside(systems, _scanpath_baselines(references, pairs, training, seed))
     metrics = scanpath_metrics(references, timed=timed)
+    longest = max(len(path) for paths in (references, *systems.values()) for path in paths)
+    # a fixation that was put in front has a made-up duration
+    made_up = any(case.centred for case in pairs.references)
+    metrics += likeness_metrics(references, longest=longest, timed=timed, timed_from=int(made_up))
     if maps:
         metrics += map_metrics(references, timed=timed)
     options = {"resamples": resamples, "seed": seed}
     scores = score(systems, metrics, groups=pairs.groups, **options)
     ceilings = _ceilings(pairs, references, timed, options)
     protocol = [f"{len(references)} pairs", *pairs.left_out, drawn(pairs, resamples), *_about_paths(sides)]
+    protocol.append(
+        "Kolmogorov-Smirnov distances are of all cases together; two finite samples of one kind are not at 0 (a "
+        "random reader of the same finding is the floor), and resamples, which repeat cases, lie above the estimate"
+    )
+    if timed:
+        protocol.append("workload correlation: none ('-') for a system that takes the same time in every case")
     if ceilings:
         protocol.append(f"{CEILING}: of each case with several readings, each of them scored against the others")
     if training:
@@ -102,8 +118,126 @@ def scanpath_metrics(references: Sequence[Scanpath], *, timed: bool) -> list[Met
     counted = once(fixation_statistics)
     measured.append(Metric("fixations a scanpath", None, lambda p: counted(p)["fixations"].astype(float)))
     if timed:
+        seconds = fixation_statistics(references)["total_duration"]
         measured.append(Metric("fixated seconds a scanpath", None, lambda p: counted(p)["total_duration"]))
+        measured.append(
+            Metric(
+                "workload correlation (Spearman, fixated seconds over cases)",
+                True,
+                # ranks of all cases, so that those of two systems are of one scale and can be swapped
+                lambda p: np.stack([ranks(counted(p)["total_duration"]), ranks(seconds)], axis=1),
+                lambda cases: rank_correlation(*cases.T),
+            )
+        )
     return measured
+
+
+def likeness_metrics(
+    references: Sequence[Scanpath], *, longest: int, timed: bool, timed_from: int = 0
+) -> list[Metric]:
+    """How far the distributions of saccades, durations and lengths are from the references', over all cases.
+
+    Args:
+        longest: no path, of whatever system, has more fixations.
+        timed_from: the first fixation whose duration counts.
+    """
+    quantities = {
+        "saccade amplitude": lambda p: (saccade_amplitudes(p, screen_size=SCREEN), [max(len(x) - 1, 0) for x in p]),
+        "fixations a scanpath": lambda p: ([len(path) for path in p], [1] * len(p)),
+    }
+    if timed:
+        quantities["fixation duration"] = lambda p: (
+            np.concatenate([path.duration[timed_from:] for path in p]),
+            [len(path.duration[timed_from:]) for path in p],
+        )
+    return [_distance(what, quantity, references, longest) for what, quantity in quantities.items()]
+
+
+def _distance(what: str, quantity: Callable, references: Sequence[Scanpath], longest: int) -> Metric:
+    """`distribution_distance` of a quantity: paths -> all their values, and how many of them are each path's.
+
+    A row a case, so that cases can be drawn: places of its values among the references' sorted values, which is all
+    that the distance depends on, and behind them a place that does not count. Of more than `FINEST` different values
+    some quantiles stand for all, and the distance may come out 1 / `FINEST` too small.
+    """
+    known = np.unique(quantity(references)[0])
+    if len(known) > FINEST:
+        known = np.unique(np.quantile(quantity(references)[0], np.linspace(0, 1, FINEST), method="nearest"))
+    size = 2 * len(known) + 1
+
+    def places(paths: Sequence[Scanpath]) -> np.ndarray:
+        values, counts = quantity(paths)
+        rows = np.full((len(paths), longest), size, np.uint16)
+        rows[np.arange(longest) < np.reshape(counts, (-1, 1))] = sum(
+            np.searchsorted(known, values, side=side) for side in ("left", "right")
+        )
+        return rows
+
+    def statistic(cases: np.ndarray) -> float:
+        below = [np.bincount(side.ravel(), minlength=size)[:size].cumsum() for side in cases.swapaxes(0, 1)]
+        if not all(count[-1] for count in below):
+            return float("nan")
+        return float(np.abs(below[0] / below[0][-1] - below[1] / below[1][-1]).max())
+
+    theirs = places(references)
+    return Metric(
+        f"Kolmogorov-Smirnov distance to the readers' {what}",
+        False,
+        lambda p: np.stack([places(p), theirs], axis=1),
+        statistic,
+    )
+
+
+def spread_table(
+    samples: Mapping[str, Mapping[str, Sequence[Scanpath]]],
+    references: Sequence[Case],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> ScoreTable:
+    """How alike the scanpaths drawn for one case are, beside readers' and beside what baselines draw.
+
+    More alike than readers' are those of a system that repeats itself, less alike those of one that looks anywhere.
+
+    Args:
+        samples: system -> finding -> two or more scanpaths drawn for it on one film, the system in question first.
+        references: readings; findings with only one are left out.
+    """
+    readings: dict[str, list[Scanpath]] = {}
+    for case in references:
+        readings.setdefault(case.finding or "", []).append(scanpath_of(case))
+    findings = [finding for finding, paths in readings.items() if len(paths) > 1]
+    if not findings:
+        raise ValueError(f"no finding has two readings: readings: {len(references)}, findings: {len(readings)}")
+    for system, by_finding in samples.items():
+        few = [finding for finding in findings if len(by_finding.get(finding, ())) < 2]
+        if few:
+            raise ValueError(f"{system}: {few[0]!r} needs two scanpaths or more, to be compared with one another")
+    first, rng = next(iter(samples.values())), np.random.default_rng(seed)
+    unseeing = {
+        title: {finding: baseline.predict([finding] * len(first[finding]), rng) for finding in findings}
+        for title, baseline in _unfitted([scanpath_of(case) for case in references]).items()
+    }
+
+    def among(metric: ScanpathMetric) -> Callable:
+        return lambda by_finding: reader_ceiling(
+            [path for finding in findings for path in by_finding[finding]],
+            [finding for finding in findings for _ in by_finding[finding]],
+            metric,
+        )[0]
+
+    metrics = [
+        Metric("ScanMatch among scanpaths of one case (14 x 14 bins, no duration)", None, among(scanmatch)),
+        Metric("MultiMatch mean of 4 among scanpaths of one case", None, among(multimatch_mean4)),
+    ]
+    systems = beside({**samples, SAME_FINDING: readings}, unseeing)
+    protocol = (
+        f"among scanpaths of one case: every two compared, a value a finding, {len(findings)} findings; a point "
+        "estimate is always the same and has no spread",
+        f"{SAME_FINDING}: on whatever films, for want of several readers of one film, who would be more alike",
+        drawn(Pairs([], [Case(finding, None) for finding in findings]), resamples),
+    )
+    return ScoreTable(tuple(score(systems, metrics, resamples=resamples, seed=seed)), protocol)
 
 
 def map_metrics(references: Sequence[Scanpath], *, timed: bool) -> list[Metric]:
@@ -155,11 +289,7 @@ def _scanpath_baselines(
     references: Sequence[Scanpath], pairs: Pairs, training: Sequence[Case], seed: int
 ) -> dict[str, list[Scanpath]]:
     findings = [case.finding or "" for case in pairs.references]
-    fixations = max(1, round(float(np.median([len(path) for path in references]))))
-    known = {
-        f"centre, {fixations} fixations": baselines.CentrePrior(fixations=fixations),
-        f"uniform, {fixations} fixations": baselines.Uniform(fixations=fixations),
-    }
+    known = _unfitted(references)
     if training:
         known |= {
             "random reader, same finding": baselines.RandomHuman(),
@@ -172,6 +302,15 @@ def _scanpath_baselines(
     return {title: baseline.fit(paths, searched).predict(findings, rng) for title, baseline in known.items()}
 
 
+def _unfitted(references: Sequence[Scanpath]) -> dict[str, baselines.ScanpathBaseline]:
+    """The baselines that learn nothing, with as many fixations as the references have."""
+    fixations = max(1, round(float(np.median([len(path) for path in references]))))
+    return {
+        f"centre, {fixations} fixations": baselines.CentrePrior(fixations=fixations),
+        f"uniform, {fixations} fixations": baselines.Uniform(fixations=fixations),
+    }
+
+
 def _ceilings(pairs: Pairs, references: Sequence[Scanpath], timed: bool, options: dict) -> list[Score]:
     """How well readers of one case agree, where a case has several; n counts such cases."""
     cases = [case.id for case in pairs.references]
@@ -180,7 +319,7 @@ def _ceilings(pairs: Pairs, references: Sequence[Scanpath], timed: bool, options
     group_of = dict(zip(cases, pairs.groups, strict=True))
     ceilings = []
     for i, metric in enumerate(scanpath_metrics(references, timed=timed)):
-        if metric.higher_is_better is None:
+        if metric.higher_is_better is None or metric.statistic is not np.nanmean:
             continue
         values, shared = reader_ceiling(
             references, cases, lambda first, second, i=i: scanpath_metrics(second, timed=timed)[i].cases(first)
