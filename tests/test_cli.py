@@ -20,8 +20,10 @@ from PIL import Image
 from gaze_vlm import __version__
 from gaze_vlm.evidence import EvidenceBundle
 from gaze_vlm.findings import FINDINGS, NO_FINDING
+from gaze_vlm.images import read_film
 from gaze_vlm.labeler import label
 from gaze_vlm.scanpath import Scanpath
+from gaze_vlm.visualize import draw_density
 
 CANONICAL = {*FINDINGS, "Emphysema", "Hernia"}
 FILES = {"report.txt", "evidence.json", "evidence.html", "overlay.png", "heatmap.png", "scanpath.gif"}
@@ -524,6 +526,48 @@ def test_scanpath_out(run, film_file, tmp_path):
     one_line(ran, "already there")
     assert run("scanpath", "--text", "edema", "--out", out).status == 0
     assert {path.name for path in (out / "grey film").iterdir()} == PICTURES
+
+
+def test_samples_out_bring_their_density(run, film_file, tmp_path):
+    image, out = film_file("a.png"), tmp_path / "out"
+    ran = run("scanpath", image, "--samples", 5, "--seed", 1, "--out", out, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert {path.name for path in (out / "a").iterdir()} == PICTURES | {"density.png"}
+    samples = [Scanpath.from_records(sample) for sample in ran.json[0]["samples"]]
+    with Image.open(out / "a" / "density.png") as picture:
+        assert picture.tobytes() == draw_density(read_film(image).to_pil("L"), samples).tobytes()
+
+
+@pytest.mark.parametrize("video", ["gif", "webp", "mp4"])
+def test_video_chooses_the_format_of_the_animation(video, run, film_file, tmp_path):
+    if video == "mp4":
+        pytest.importorskip("av", reason='an .mp4 needs PyAV: pip install "gaze2report[video]"')
+    ran = run("scanpath", film_file("a.png"), "--out", tmp_path / "out", "--video", video)
+    assert (ran.status, ran.err) == (0, "")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out" / "a").iterdir()}
+    assert written.keys() == {"overlay.png", "heatmap.png", f"scanpath.{video}"}
+    begins = {"gif": b"GIF89a", "webp": b"RIFF", "mp4": b"\0\0\0\x20ftyp"}
+    assert written[f"scanpath.{video}"].startswith(begins[video])
+
+
+@pytest.mark.parametrize(
+    "video, out, words",
+    [
+        ("avi", True, ["--video avi", "gif, webp or mp4"]),
+        ("MP4", True, ["--video MP4", "gif, webp or mp4"]),
+        ("../a.gif", True, ["gif, webp or mp4"]),
+        ("gif", False, ["--video gif", "--out"]),
+        ("mp4", True, ["--video mp4", 'pip install "gaze2report[video]"']),
+    ],
+)
+def test_a_video_that_cannot_be_written_is_one_line_before_any_model(video, out, words, run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr("gaze_vlm.cli.pipeline", lambda model: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("gaze_vlm.cli.read_films", lambda images: pytest.fail("a film was read"))
+    ran = run("scanpath", "a.png", "--video", video, *(["--out", tmp_path / "out"] if out else []))
+    assert (ran.status, ran.out) == (2, "")
+    one_line(ran, *words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_scanpath_in_words(run, film_file):

@@ -138,16 +138,19 @@ def write(folder: Path, files: dict[str, Callable[[Path], None]], overwrite: boo
         raise OutputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
 
 
-def pictures(film, scanpath, boxes=()) -> dict[str, Callable[[Path], None]]:
-    """Overlay, heat map and animation of a scanpath, as files to write."""
-    from .visualize import animate_scanpath, draw_heatmap, draw_scanpath
+def pictures(film, scanpath, boxes=(), samples=(), video="gif") -> dict[str, Callable[[Path], None]]:
+    """Overlay, heat map and animation of a scanpath, and the density of several samples, as files to write."""
+    from .visualize import animate_scanpath, draw_density, draw_heatmap, draw_scanpath
 
     image = film.to_pil("L")
-    return {
+    files = {
         "overlay.png": lambda path: draw_scanpath(image, scanpath, boxes=boxes).save(path),
         "heatmap.png": lambda path: draw_heatmap(image, scanpath).save(path),
-        "scanpath.gif": lambda path: animate_scanpath(image, scanpath, path),
+        f"scanpath.{video}": lambda path: animate_scanpath(image, scanpath, path),
     }
+    if len(samples) > 1:
+        files["density.png"] = lambda path: draw_density(image, samples).save(path)
+    return files
 
 
 def present_boxes(findings: list[dict]) -> list[dict]:
@@ -256,6 +259,9 @@ def scanpath(
     samples: Annotated[int, typer.Option(min=1, max=1000, help="Scanpaths an image; above 1 they are drawn.")] = 1,
     seed: Annotated[int | None, typer.Option(help="Draw, and draw the same again.")] = None,
     out: Out = None,
+    video: Annotated[
+        str | None, typer.Option(help="Animation in --out: gif, webp or mp4; gif by default.", show_default=False)
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     model: Model = None,
@@ -266,6 +272,8 @@ def scanpath(
     if not images and not (text and text.strip()):
         complain("scanpath needs an image, --text, or both")
         raise typer.Exit(2)
+    if video is not None:
+        check_video(video, out)
     batch = read_films(images) if images else Batch([grey_film()], ["grey film"])
     with waiting("Loading the models", as_json):
         models = pipeline(model)
@@ -285,12 +293,27 @@ def scanpath(
         if out is not None:
             folder = folder_for(out, path, taken)
             try:
-                write(folder, pictures(film, scanpaths[0]), overwrite)
+                write(folder, pictures(film, scanpaths[0], samples=scanpaths, video=video or "gif"), overwrite)
             except OutputError as error:
                 batch.fail(str(error))
     if as_json:
         print_json(documents)
     batch.finish()
+
+
+def check_video(video: str, out: Path | None) -> None:
+    """One line and status 2 where --video cannot be written."""
+    from .animation import FORMATS, check_format
+
+    try:
+        if f".{video}" not in FORMATS:
+            raise ValueError("an animation is written as gif, webp or mp4")
+        if out is None:
+            raise ValueError("pass --out, the folder to write it into")
+        check_format(f"scanpath.{video}")
+    except (ValueError, ImportError) as error:
+        complain(f"--video {video}: {error}")
+        raise typer.Exit(2) from None
 
 
 def scanpath_table(path) -> Table:

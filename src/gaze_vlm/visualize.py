@@ -1,4 +1,4 @@
-"""Pictures of gaze over a film: the scanpath drawn, a heat map of dwell, the reading as an animation.
+"""Pictures of gaze over a film: the scanpath drawn, heat maps of one and of many, the reading as an animation.
 
 A film is a PIL image or a (H, W) uint8 array; pictures keep its aspect ratio, the longer side is `size` pixels. Boxes
 are `{"name", "box": [x1, y1, x2, y2]}` in 0..1 of the image. Fixations off the image are not drawn, and the others
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from . import animation
 from .scanpath import Scanpath
 
 Colour = tuple[int, int, int]
@@ -28,10 +29,11 @@ BOX_COLOUR: Colour = (255, 190, 92)
 
 RADIUS = 0.045  # of the longer side, for one second: area is proportional to dwell
 MIN_RADIUS = 0.018  # the number still fits
-_FADE = 1.2  # seconds in which a fixation of the animation fades
-_FADED = 0.55
+_CAPTION = 0.036  # of the longer side: height of the letters below an animation
+_FADE = 5.0  # seconds of the reading in which a fixation fades: of a long one the film stays visible
 _HOLD = 1.2  # seconds that the last frame stays
-_MAX_FRAMES = 240  # of an animation: what takes longer is shown at a lower rate
+_MAX_STEPS = 240  # of a .gif or .webp, besides the frames at which something begins or ends
+_DONE, _TO_COME = (225, 225, 225), (70, 70, 70)  # colours of the bar
 _OVERSAMPLING = 2
 _HEAT_CELLS = 256  # along the longer side
 
@@ -58,56 +60,69 @@ def draw_heatmap(
 
     `sigma` is the Gaussian's standard deviation in fractions of the longer side.
     """
+    return draw_density(film, [scanpath], sigma=sigma, size=size)
+
+
+def draw_density(
+    film: Image.Image | np.ndarray, scanpaths: Sequence[Scanpath], *, sigma: float = 0.05, size: int = 1024
+) -> Image.Image:
+    """RGB picture: `draw_heatmap` of many scanpaths, as of several readers or of a model's samples.
+
+    It is the mean of their densities, each of which sums to 1, so that a slow reader counts as much as a quick one.
+    A scanpath without dwell on the image has no density and does not count; with none that has, the film is plain.
+    """
     picture = to_grey(film, size).convert("RGBA")
-    heat = heat_layer(scanpath, picture.size, sigma=sigma)
+    heat = _heat(scanpaths, picture.size, sigma)
     picture.alpha_composite(heat.resize(picture.size, Image.Resampling.BICUBIC))
     return picture.convert("RGB")
 
 
 def heat_layer(scanpath: Scanpath, film_size: tuple[int, int], *, sigma: float = 0.05) -> Image.Image:
     """What `draw_heatmap` lays over a film of `film_size` (width, height): small RGBA, clear where nobody looked."""
-    import torch
-
-    from .models.gaze_maps import density_map
-
-    width, height = _fit(film_size, _HEAT_CELLS)
-    fixations = torch.tensor(scanpath.drop_outside().to_array())[None]
-    round_sigma = torch.tensor([sigma * max(width, height) / side for side in (width, height)])
-    density = density_map(fixations, torch.ones(fixations.shape[:2]), (height, width), round_sigma)[0].numpy()
-    density = density / max(density.max(), 1e-12)
-    pixels = np.empty((height, width, 4), np.uint8)
-    pixels[..., :3] = _ramp(HEAT_COLOURS, density)
-    pixels[..., 3] = 200 * np.clip(density * 1.6 - 0.02, 0, 1) ** 0.6
-    return Image.fromarray(pixels)
+    return _heat([scanpath], film_size, sigma)
 
 
 def animate_scanpath(
-    film: Image.Image | np.ndarray, scanpath: Scanpath, path: str | Path, *, fps: int = 12, size: int = 512
+    film: Image.Image | np.ndarray,
+    scanpath: Scanpath,
+    path: str | Path,
+    *,
+    sentences: Sequence[dict[str, Any]] = (),
+    fps: float = 12,
+    speed: float = 1.0,
+    size: int = 512,
+    font: str | Path | None = None,
 ) -> Path:
-    """Write the reading in real time as a looping .gif or .webp: each fixation grows with its dwell, then fades.
+    """Write the reading in real time as a looping .gif or .webp, or as an .mp4 (H.264; extra "video").
 
-    It begins with the first fixation. A frame lasts 1/fps seconds, longer where the reading would take more than 240
-    of them (GIF counts in hundredths: rounded, without drift).
+    A fixation is lit while it lasts and grows with its dwell, then it fades within 5 s of the reading; a bar below the
+    film tells the time, and below that stands the sentence that is being said. The reading begins with the first
+    fixation or sentence, and ends with the whole scanpath, which stays for 1.2 s.
+
+    Args:
+        sentences: `{"text", "start", "end"}` each, seconds on the clock of the scanpath, as `data.timing.sentences_of`
+            gives them. Where two overlap, the one that began last is shown.
+        fps: frames a second, above 0 and at most 50. What begins or ends does so with the nearest frame, and is seen
+            in one at least. A .gif or .webp has those frames and at most 240 others.
+        speed: 2 is twice as fast.
+        size: longer side of the film in pixels; both sides are rounded to even ones.
+        font: TrueType file for sentences; Pillow's own font has neither accents nor other alphabets than the Latin.
+
+    Raises:
+        ValueError: for another suffix, a sentence without text or times, or one with letters that the font lacks.
+        ImportError: for .mp4 without PyAV.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".gif", ".webp"):
-        raise ValueError(f"{path}: an animation is written as .gif or .webp")
-    ground = to_grey(film, size).convert("RGB")
-    ground = ground.resize([side * _OVERSAMPLING for side in ground.size], Image.Resampling.NEAREST)
-    if len(scanpath):
-        scanpath = replace(scanpath, onset=scanpath.onset - scanpath.onset[0])
-    end = float((scanpath.onset + scanpath.duration).max(initial=0))
-    step = max(1 / fps, end / (_MAX_FRAMES - 1))
-    moments = [*(i * step for i in range(math.ceil(round(end / step, 3)))), end]
-    ticks = [round(100 * moment) for moment in moments]
-    milliseconds = [10 * int(tick) for tick in np.diff([*ticks, ticks[-1] + 100 * _HOLD])]
-    frames = _frames(ground, scanpath, moments)
-    if path.suffix.lower() == ".gif":
-        # One palette for all frames, undithered: what does not change is then not written again, and does not flicker.
-        palette = _palette(list(_frames(ground, scanpath, moments[:: max(1, len(moments) // 8)])))
-        frames = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    options = {"quality": 80} if path.suffix.lower() == ".webp" else {"optimize": False}
-    next(frames).save(path, save_all=True, append_images=frames, duration=milliseconds, loop=0, **options)
+    animation.check_format(path)
+    if not 0 < fps <= 50:
+        raise ValueError(f"fps must be above 0 and at most 50, got {fps}")
+    if not 0 < speed < math.inf:
+        raise ValueError(f"speed must be a number above 0, got {speed}")
+    film = to_grey(film)
+    film = film.resize([2 * side for side in _fit(film.size, size / 2)], Image.Resampling.LANCZOS)
+    reading = _Reading(film, scanpath, sentences, fps / speed, font)
+    frames = reading.frames(reading.end if path.suffix.lower() == ".mp4" else _MAX_STEPS)
+    animation.write(path, reading.draw, frames, fps, _HOLD)
     return path
 
 
@@ -121,7 +136,7 @@ def to_grey(film: Image.Image | np.ndarray, size: int | None = None) -> Image.Im
     return film if size is None else film.resize(_fit(film.size, size), Image.Resampling.LANCZOS)
 
 
-def _fit(film_size: tuple[int, int], size: int) -> tuple[int, int]:
+def _fit(film_size: tuple[int, int], size: float) -> tuple[int, int]:
     scale = size / max(film_size)
     return max(1, round(film_size[0] * scale)), max(1, round(film_size[1] * scale))
 
@@ -137,45 +152,106 @@ def _time_colours(count: int) -> list[Colour]:
     return [tuple(colour) for colour in _ramp(TIME_COLOURS, np.linspace(0, 1, count)).tolist()]
 
 
-def _palette(frames: Sequence[Image.Image]) -> Image.Image:
-    """A third of the palette for the grey film, the rest for the coloured pixels of some frames."""
-    greys = np.linspace(0, 255, 88).round().astype(np.uint8)
-    pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames])
-    coloured = pixels[np.ptp(pixels, axis=1) > 8]
-    entries = [np.repeat(greys, 3)]
-    if len(coloured):
-        entries.append(Image.fromarray(coloured[None]).quantize(160, dither=Image.Dither.NONE).getpalette())
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(np.concatenate(entries).astype(np.uint8).tobytes())
-    return palette
+def _heat(scanpaths: Sequence[Scanpath], film_size: tuple[int, int], sigma: float) -> Image.Image:
+    """The mean density of the scanpaths as a layer over a film, RGBA, `_HEAT_CELLS` pixels along the longer side."""
+    import torch
+
+    from .models.gaze_maps import density_map
+
+    width, height = _fit(film_size, _HEAT_CELLS)
+    round_sigma = torch.tensor([sigma * max(width, height) / side for side in (width, height)])
+    density = np.zeros((height, width), np.float32)
+    for scanpath in scanpaths:
+        fixations = torch.tensor(scanpath.drop_outside().to_array())[None]
+        mask = torch.ones(fixations.shape[:2])
+        density += density_map(fixations, mask, (height, width), round_sigma, normalize=True)[0].numpy()
+    density = density / max(density.max(), 1e-12)
+    pixels = np.empty((height, width, 4), np.uint8)
+    pixels[..., :3] = _ramp(HEAT_COLOURS, density)
+    pixels[..., 3] = 200 * np.clip(density * 1.6 - 0.02, 0, 1) ** 0.6
+    return Image.fromarray(pixels)
 
 
-def _frames(ground: Image.Image, scanpath: Scanpath, moments: Sequence[float]) -> Iterator[Image.Image]:
-    for moment in moments:
-        canvas = ground.copy()
-        _draw_gaze(canvas, scanpath, moment)
-        yield canvas.reduce(_OVERSAMPLING)
+class _Reading:
+    """A reading in numbered frames, `rate` of them a second of the reading; `film` is "L", its sides even."""
+
+    def __init__(self, film, scanpath: Scanpath, sentences, rate: float, font) -> None:
+        self.film, self.scanpath, self.fade = film, scanpath, _FADE * rate
+        begun = scanpath.onset.astype(np.float64)
+        times = [np.stack([begun, begun + scanpath.duration], axis=1), _spans(sentences)]
+        start = np.concatenate(times).min(initial=math.inf)
+        # (n, 2) and (m, 2): the first frame of each fixation and each sentence, and the first after it
+        self.looked, self.said = (np.rint((seconds - start) * rate).astype(int) for seconds in times)
+        for span in (self.looked, self.said):
+            span[:, 1] = np.maximum(span[:, 1], span[:, 0] + 1)
+        self.end = int(np.concatenate([self.looked, self.said]).max(initial=0))
+        texts = ["", *(sentence["text"] for sentence in sentences)] if len(sentences) else []
+        self.captions = animation.captions(texts, film.width, _CAPTION * max(film.size), font)
+
+    def frames(self, steps: int) -> list[int]:
+        """Those where something begins or ends, the last one, and at most `steps` at even distances."""
+        even = range(0, self.end, max(1, math.ceil(self.end / max(steps, 1))))
+        return sorted({*even, *self.looked.ravel().tolist(), *self.said.ravel().tolist(), self.end})
+
+    def draw(self, frames: Sequence[int]) -> Iterator[Image.Image]:
+        """The pictures of some frames."""
+        size = [side * _OVERSAMPLING for side in self.film.size]
+        ground = self.film.convert("RGB").resize(size, Image.Resampling.NEAREST)
+        first, last = self.looked.T
+        for frame in frames:
+            canvas = ground.copy()
+            if frame == self.end:
+                _draw_gaze(canvas, self.scanpath)
+            else:
+                strength = 1 - np.clip((frame - last) / self.fade, 0, 1)
+                seen = np.clip((frame - first) / (last - first), 0, 1)
+                _draw_gaze(canvas, self.scanpath, (frame >= first) & (strength > 0), seen, strength, frame < last)
+            yield self._with_bar(canvas.reduce(_OVERSAMPLING), frame)
+
+    def _with_bar(self, film: Image.Image, frame: int) -> Image.Image:
+        """Bar and caption put below the film."""
+        (width, height), bar = film.size, 2 * max(1, round(0.004 * max(film.size)))
+        picture = Image.new("RGB", (width, height + bar + (self.captions[0].height if self.captions else 0)))
+        picture.paste(film)
+        picture.paste(_TO_COME, (0, height, width, height + bar))
+        picture.paste(_DONE, (0, height, round(width * frame / max(self.end, 1)), height + bar))
+        if self.captions:
+            now = np.flatnonzero((self.said[:, 0] <= frame) & (frame < self.said[:, 1]))
+            number = 1 + now[np.argmax(self.said[now, 0])] if len(now) else 0
+            picture.paste(self.captions[number], (0, height + bar))
+        return picture
 
 
-def _draw_gaze(canvas: Image.Image, scanpath: Scanpath, moment: float | None = None) -> None:
-    """Draw the gaze up to `moment` (seconds), what is past faded; without a moment all of it at full strength."""
+def _spans(sentences: Sequence[dict[str, Any]]) -> np.ndarray:
+    """(m, 2) float64 start and end of sentences that are what they should be."""
+    for number, sentence in enumerate(sentences):
+        times = [sentence.get(name) for name in ("start", "end")]
+        timed = all(isinstance(time, Real) and math.isfinite(time) for time in times) and times[0] <= times[1]
+        if not timed or not isinstance(sentence.get("text"), str):
+            raise ValueError(f"sentence {number} must have text, and start and end in seconds, got {sentence}")
+    return np.array([(sentence["start"], sentence["end"]) for sentence in sentences], np.float64).reshape(-1, 2)
+
+
+def _draw_gaze(canvas: Image.Image, scanpath: Scanpath, shown=True, seen=1.0, strength=1.0, lit=False) -> None:
+    """Draw fixations and the saccades that lead to them; all arguments are (n,) arrays, or one value for all.
+
+    `shown`: which are drawn. `seen`: 0..1, share of the dwell so far, with which a circle's area grows. `strength`:
+    0..1, their opacity. `lit`: which are marked as being looked at.
+    """
     draw = ImageDraw.Draw(canvas, "RGBA")  # blends what it draws into an RGB image
     longer = max(canvas.size)
-    now = math.inf if moment is None else moment
-    radii = np.maximum(RADIUS * np.sqrt(scanpath.duration), MIN_RADIUS) * longer
-    seen = np.clip((now - scanpath.onset) / np.maximum(scanpath.duration, 1e-6), 0, 1)
+    strength, lit = (np.broadcast_to(value, len(scanpath)) for value in (strength, lit))
     least = MIN_RADIUS * longer
-    radii = np.sqrt(least**2 + (radii**2 - least**2) * seen)  # the area grows with the dwell so far
-    since = now - scanpath.onset - scanpath.duration
-    strength = np.ones(len(scanpath)) if moment is None else 1 - (1 - _FADED) * np.clip(since / _FADE, 0, 1)
+    whole = np.maximum(RADIUS * np.sqrt(scanpath.duration) * longer, least)
+    radii = np.sqrt(least**2 + (whole**2 - least**2) * seen)
     points = list(zip(*scanpath.to_pixels(canvas.size), strict=True))
     colours = _time_colours(len(scanpath))
-    shown = [int(i) for i in np.flatnonzero(scanpath.inside & (scanpath.onset <= now))]
+    shown = [int(i) for i in np.flatnonzero(scanpath.inside & shown)]
     for i in shown:
         if i and scanpath.inside[i - 1]:
-            _draw_saccade(draw, points[i - 1], points[i], radii[i - 1], radii[i], colours[i], strength[i], longer)
+            _draw_saccade(draw, points[i - 1], points[i], whole[i - 1], radii[i], colours[i], strength[i], longer)
     for i in shown:
-        _draw_fixation(draw, points[i], radii[i], colours[i], strength[i], longer)
+        _draw_fixation(draw, points[i], radii[i], colours[i], strength[i], lit[i], longer)
     font = ImageFont.load_default(MIN_RADIUS * 1.25 * longer)
     for i in shown:
         alpha = round(255 * strength[i] ** 0.5)
@@ -183,17 +259,18 @@ def _draw_gaze(canvas: Image.Image, scanpath: Scanpath, moment: float | None = N
         draw.text(points[i], str(i + 1), (255, 255, 255, alpha), font, anchor="mm", **outline)
 
 
-def _draw_fixation(draw, centre, radius, colour, strength, longer) -> None:
+def _draw_fixation(draw, centre, radius, colour, strength, lit, longer) -> None:
     x, y = centre
     line = 0.0026 * longer
-    for grow, width, rgba in (
-        (line * 0.6, line * 2.2, (0, 0, 0, round(90 * strength))),
-        (0, line, (*colour, round(255 * strength))),
-    ):
+    rings = [(line * 0.6, line * 2.2, (0, 0, 0, round(90 * strength))), (0, line, (*colour, round(255 * strength)))]
+    if lit:  # a white ring around: told by brightness, not by hue
+        rings[:1] = [(line * 3, line * 4, (0, 0, 0, 120)), (line * 2.4, line * 2.4, (255, 255, 255, 255))]
+    for grow, width, rgba in rings:
         edge = radius + grow
         draw.ellipse((x - edge, y - edge, x + edge, y + edge), outline=rgba, width=round(width))
     inner = radius - line
-    draw.ellipse((x - inner, y - inner, x + inner, y + inner), fill=(*colour, round(84 * strength)))
+    fill = 130 if lit else 84 * strength
+    draw.ellipse((x - inner, y - inner, x + inner, y + inner), fill=(*colour, round(fill)))
 
 
 def _draw_saccade(draw, start, end, start_radius, end_radius, colour, strength, longer) -> None:
