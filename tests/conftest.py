@@ -119,7 +119,7 @@ def save_tiny_bundle(folder: Path) -> Path:
         classifier.head.bias[0] *= 100
         for one in (predictor, vlm.model.scanpath_predictor):
             one.keep_head.bias.fill_(2.0)
-            one.mean_head.weight.normal_(std=0.5)
+            one.position_head.weight.normal_(std=0.5)
     vlm.generation_config = GenerationConfig(
         max_new_tokens=12, pad_token_id=left.pad_token_id, eos_token_id=left.eos_token_id, do_sample=False
     )

@@ -511,9 +511,54 @@ def test_unseeded_samples_differ_between_calls(run, film_file):
     assert calls[0] != calls[1]
 
 
-def test_a_text_as_long_as_a_book_is_cut(run):
-    ran = run("scanpath", "--text", "There is a small left pleural effusion. " * 400, "--json")
+def test_a_text_as_long_as_a_book_is_refused_and_read_sentence_by_sentence(run):
+    book = "There is a small left pleural effusion. " * 400
+    ran = run("scanpath", "--text", book, "--json")
+    assert ran.status == 2
+    one_line(ran, "--text", "text tokens; the language model has room for", "--by-sentence")
+    ran = run("scanpath", "--text", book, "--by-sentence", "--json")
     assert (ran.status, ran.err) == (0, "")
+    assert len(ran.json[0]["sentences"]) == 400
+
+
+def test_a_report_is_followed_sentence_by_sentence(run, film_file, tmp_path):
+    report, out = "The heart is large.  No effusion.", tmp_path / "out"
+    ran = run("scanpath", film_file("a.png"), "--text", report, "--by-sentence", "--out", out, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    (document,) = ran.json
+    check_scanpath(document["scanpath"])
+    assert document["text"] == report
+    assert [one["text"] for one in document["sentences"]] == ["The heart is large.", "No effusion."]
+    assert document["sentences"][1]["start"] == document["sentences"][0]["end"]
+    assert document["sentences"][1]["end"] == pytest.approx(sum(document["scanpath"]["duration"]), abs=1e-3)
+    with Image.open(out / "a" / "scanpath.gif") as told:
+        height = told.height
+    assert run("scanpath", film_file("a.png"), "--text", report, "--out", tmp_path / "silent").status == 0
+    with Image.open(tmp_path / "silent" / "a" / "scanpath.gif") as silent:
+        assert height > silent.height, "the sentences stand below the film"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--by-sentence"], ["--by-sentence needs --text"]),
+        (["--by-sentence", "--text", "No effusion.", "--samples", 2], ["not drawn"]),
+        (["--by-sentence", "--text", "No effusion.", "--seed", 2], ["not drawn"]),
+        (["--by-sentence", "--text", "..."], ["--text", "no sentence"]),
+    ],
+)
+def test_what_cannot_be_followed_is_said_in_one_line(options, words, run, film_file):
+    ran = run("scanpath", film_file("a.png"), *options)
+    assert ran.status == 2
+    one_line(ran, *words)
+
+
+def test_a_letter_without_a_shape_leaves_the_scanpath(run, film_file, tmp_path):
+    ran = run(
+        "scanpath", film_file("a.png"), "--text", "No 滲出.", "--by-sentence", "--out", tmp_path / "out", "--json"
+    )
+    assert ran.status == 1
+    one_line(ran, "a.png", "滲")
     check_scanpath(ran.json[0]["scanpath"])
 
 

@@ -214,3 +214,55 @@ def test_a_grey_film_is_even_and_has_no_name_of_a_file():
     assert film.size == (64, 64)
     assert np.ptp(film.pixels) == 0
     assert isinstance(film.to_pil(), Image.Image)
+
+
+# ---- gaze and text
+
+
+REPORT = "The heart is large. No effusion.\n\nThere is an opacity on the left."
+
+
+def test_gaze_follows_a_report_sentence_by_sentence(models, films):
+    followed = list(models.follow_report(films[:2], REPORT))
+    assert len(followed) == 2
+    for film, (scanpath, spoken) in zip(films, followed, strict=False):
+        assert [one["text"] for one in spoken] == [
+            "The heart is large.",
+            "No effusion.",
+            "There is an opacity on the left.",
+        ]
+        assert spoken[0]["start"] == 0
+        assert [one["start"] for one in spoken[1:]] == [one["end"] for one in spoken[:-1]]
+        assert scanpath.image_size == film.size
+        assert spoken[-1]["end"] == pytest.approx(float(scanpath.duration.sum()), abs=1e-4)
+        for number, one in enumerate(spoken):
+            (alone,) = models.predict_scanpaths([film], one["text"])[0]
+            part = scanpath.between(one["start"] + 1e-3, one["end"] - 1e-3)
+            first = int(number > 0 and len(alone) > 1)  # the centre is where the reading begins, not each sentence
+            np.testing.assert_allclose(part.x, alone.x[first:], atol=1e-4)
+            np.testing.assert_allclose(part.duration.sum(), alone.duration[first:].sum(), atol=5e-3)
+
+
+@pytest.mark.parametrize("report", ["", "  \n", "..."])
+def test_a_report_without_a_sentence_cannot_be_followed(models, films, report):
+    with pytest.raises(ValueError, match="no sentence"):
+        list(models.follow_report(films[:1], report))
+
+
+def test_text_beyond_the_language_model_is_an_error(models, films):
+    with pytest.raises(ValueError, match=r"row 0: .* text tokens; the language model has room for"):
+        models.predict_scanpaths(films[:1], "opacity " * 300)
+    with pytest.raises(ValueError, match=r"row 1: .* text tokens"):
+        list(models.follow_report(films[:1], "No effusion. " + "opacity " * 300 + "."))
+
+
+def test_a_text_is_read_once_for_all_films(films):
+    models = ReadingPipeline(batch_size=2)
+    calls = []
+    models.scanpath_predictor[0].language_model.base_model.register_forward_hook(lambda *_: calls.append(1))
+    together = models.predict_scanpaths(films, "cardiomegaly")
+    assert calls == [1]
+    (alone,) = models.predict_scanpaths(films[3:4], "cardiomegaly")
+    np.testing.assert_allclose(together[3][0].to_array(), alone[0].to_array(), atol=1e-5)
+    models.predict_scanpaths(films)
+    assert calls == [1, 1]

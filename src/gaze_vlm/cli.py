@@ -138,15 +138,18 @@ def write(folder: Path, files: dict[str, Callable[[Path], None]], overwrite: boo
         raise OutputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
 
 
-def pictures(film, scanpath, boxes=(), samples=(), video="gif") -> dict[str, Callable[[Path], None]]:
-    """Overlay, heat map and animation of a scanpath, and the density of several samples, as files to write."""
+def pictures(film, scanpath, boxes=(), samples=(), spoken=(), video="gif") -> dict[str, Callable[[Path], None]]:
+    """Overlay, heat map and animation of a scanpath, and the density of several samples, as files to write.
+
+    `spoken` are the sentences that go with it, `{"text", "start", "end"}` each.
+    """
     from .visualize import animate_scanpath, draw_density, draw_heatmap, draw_scanpath
 
     image = film.to_pil("L")
     files = {
         "overlay.png": lambda path: draw_scanpath(image, scanpath, boxes=boxes).save(path),
         "heatmap.png": lambda path: draw_heatmap(image, scanpath).save(path),
-        f"scanpath.{video}": lambda path: animate_scanpath(image, scanpath, path),
+        f"scanpath.{video}": lambda path: animate_scanpath(image, scanpath, path, sentences=spoken),
     }
     if len(samples) > 1:
         files["density.png"] = lambda path: draw_density(image, samples).save(path)
@@ -256,6 +259,7 @@ def report(
 def scanpath(
     images: Annotated[list[Path] | None, typer.Argument(help="Chest X-rays; none: a grey film stands in.")] = None,
     text: Annotated[str | None, typer.Option(help="What the reader looks for: a finding, or a report.")] = None,
+    by_sentence: Annotated[bool, typer.Option(help="Follow --text, a report, sentence by sentence.")] = False,
     samples: Annotated[int, typer.Option(min=1, max=1000, help="Scanpaths an image; above 1 they are drawn.")] = 1,
     seed: Annotated[int | None, typer.Option(help="Draw, and draw the same again.")] = None,
     out: Out = None,
@@ -274,16 +278,26 @@ def scanpath(
         raise typer.Exit(2)
     if video is not None:
         check_video(video, out)
+    if by_sentence and (samples > 1 or seed is not None or not (text and text.strip())):
+        complain("--by-sentence needs --text, and gives one scanpath that is not drawn")
+        raise typer.Exit(2)
     batch = read_films(images) if images else Batch([grey_film()], ["grey film"])
     with waiting("Loading the models", as_json):
         models = pipeline(model)
-    predicted = (
-        one for films in models.batches(batch.films) for one in models.predict_scanpaths(films, text, samples, seed)
-    )
-    predicted = tracked(predicted, len(batch.films), as_json)
+    try:
+        predicted = list(
+            tracked(gaze_on(models, batch.films, text, by_sentence, samples, seed), len(batch.films), as_json)
+        )
+    except ValueError as error:  # a text that is too long, or no sentence
+        complain(f"--text: {error}{'' if by_sentence else '; --by-sentence reads it piece by piece'}")
+        raise typer.Exit(2) from None
     documents, taken = [], set()
-    for path, film, scanpaths in zip(batch.paths, batch.films, predicted, strict=True):
+    for path, film, (scanpaths, spoken) in zip(batch.paths, batch.films, predicted, strict=True):
         document = {"image": path if images else None, "model": models.name, "scanpath": scanpaths[0].to_records()}
+        if text and text.strip():
+            document["text"] = text.strip()
+        if spoken:
+            document["sentences"] = spoken
         if samples > 1:
             document["samples"] = [one.to_records() for one in scanpaths]
         documents.append(document)
@@ -293,12 +307,23 @@ def scanpath(
         if out is not None:
             folder = folder_for(out, path, taken)
             try:
-                write(folder, pictures(film, scanpaths[0], samples=scanpaths, video=video or "gif"), overwrite)
+                write(folder, pictures(film, scanpaths[0], (), scanpaths, spoken, video or "gif"), overwrite)
             except OutputError as error:
                 batch.fail(str(error))
+            except ValueError as error:  # a letter that the font of the animation lacks
+                batch.fail(f"{path}: {error}")
     if as_json:
         print_json(documents)
     batch.finish()
+
+
+def gaze_on(models, films, text, by_sentence, samples, seed) -> Iterator[tuple[list, list[dict]]]:
+    """Of each film its scanpaths, and the sentences that the first one follows."""
+    for batch in models.batches(films):
+        if by_sentence:
+            yield from (([scanpath], spoken) for scanpath, spoken in models.follow_report(batch, text))
+        else:
+            yield from ((scanpaths, []) for scanpaths in models.predict_scanpaths(batch, text, samples, seed))
 
 
 def check_video(video: str, out: Path | None) -> None:

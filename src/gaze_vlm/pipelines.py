@@ -16,7 +16,9 @@ from .evidence import EvidenceBundle, link_evidence
 from .findings import FINDING_REGIONS, FINER_FINDINGS, NO_FINDING
 from .images import Film
 from .labeler import label
+from .labeler import sentences as sentence_spans
 from .models.modeling_scanpath_predictor import ScanpathSamples
+from .models.modeling_vision_tower import patch_tokens
 from .models.processing_gaze_vlm import pad_fixations
 from .models.processing_scanpath_predictor import scanpath_records
 from .report_composer import REPORTED, ComposedSentence, ReportComposer, choose_regions
@@ -147,24 +149,65 @@ class ReadingPipeline:
         Args:
             text: what the reader looks for (a finding) or wrote (a report); None: the film alone.
             seed: for reproducible samples.
+
+        Raises:
+            ValueError: if the text is longer than the language model can read.
         """
         model, processor = self.scanpath_predictor
-        tokens = {}
-        if text and text.strip():
-            # the queries stand in front of the text
-            room = model.config.text_config.max_position_embeddings - model.config.num_query_tokens
-            tokens = processor.tokenizer(text.strip(), return_tensors="pt", truncation=True, max_length=room)
-            tokens = tokens.to(self.device)
+        prompt = self._prompt([text.strip()]) if text and text.strip() else {}
         scanpaths = []
         for batch in self.batches(films):
             generator = None if seed is None else torch.Generator().manual_seed(seed)
-            prompt = {name: tokens[name].expand(len(batch), -1) for name in ("input_ids", "attention_mask") if tokens}
+            rows = {name: one.expand(len(batch), *one.shape[1:]) for name, one in prompt.items()}
             samples = model.predict(
-                self._pixels(processor, batch), **prompt, num_samples=num_samples, generator=generator
+                self._pixels(processor, batch), **rows, num_samples=num_samples, generator=generator
             )
             for film, records in zip(batch, processor.post_process_scanpaths(samples), strict=True):
                 scanpaths.append([Scanpath.from_records(record, film.size) for record in records])
         return scanpaths
+
+    def follow_report(self, films: Sequence[Film], report: str) -> Iterator[tuple[Scanpath, list[dict]]]:
+        """Gaze aligned with a report: each sentence in turn, with the fixations that are predicted for it alone.
+
+        The model must have been trained on sentences (`sentence` among the texts of examples/train_scanpath.py). The
+        fixation at the centre that such a model is given in front stays in front of the first sentence only.
+
+        Returns:
+            For each film, as it is ready, the scanpath through the whole report (point estimates), and a record
+            `{"text", "start", "end"}` a sentence: when it is looked at, in seconds on the scanpath's clock.
+
+        Raises:
+            ValueError: if there is no sentence, or one longer than the language model can read.
+        """
+        texts = [report[start:end] for start, end in sentence_spans(report)]
+        if not texts:
+            raise ValueError("the report has no sentence to follow")
+        model, processor = self.scanpath_predictor
+        prompt = self._prompt(texts)
+        for film in films:
+            with torch.no_grad():
+                tokens = patch_tokens(model.vision_tower, self._pixels(processor, [film]))
+            samples = model.predict(patch_tokens=tokens.expand(len(texts), -1, -1, -1), **prompt, sample=False)
+            parts, spoken, clock = [], [], 0.0
+            for text, [record] in zip(texts, processor.post_process_scanpaths(samples), strict=True):
+                x, y, _, duration = Scanpath.from_records(record).to_array().T
+                first = int(model.config.start_at_center and bool(parts) and len(x) > 1)
+                parts.append((x[first:], y[first:], duration[first:]))
+                spoken.append({"text": text, "start": clock, "end": clock + float(duration[first:].sum())})
+                clock = spoken[-1]["end"]
+            x, y, duration = map(np.concatenate, zip(*parts, strict=True))
+            yield Scanpath.from_relative(x, y, duration, image_size=film.size), spoken
+
+    @torch.no_grad()
+    def _prompt(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """What `ScanpathPredictor.predict` takes for texts; their states, if they are the same for every film."""
+        model, processor = self.scanpath_predictor
+        tokens = processor.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+        tokens = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        if model.config.language_model_input != "text":
+            return tokens
+        states, mask = model.get_text_states(**tokens)
+        return {"text_states": states, "attention_mask": mask}
 
     def read(self, films: Sequence[Film], gaze: Sequence[Scanpath | None] | None = None) -> Iterator[Reading]:
         """Readings in the order of the films, as they are ready.

@@ -78,6 +78,7 @@ def scanpath_config(text="llama", **kwargs):
     )
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_query_tokens": 3}
     depth = {"num_encoder_layers": 1, "num_decoder_layers": 2, "max_fixations": 6, "dropout": 0.0}
+    depth |= {"decoder_dropout": 0.0}
     depth["initializer_range"] = WEIGHTS
     if "vision_width" not in kwargs:
         kwargs.setdefault("vision_config", vit_config())

@@ -21,18 +21,20 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_scanpath_predictor import ScanpathPredictorConfig
+from .modeling_scanpath_layers import ScanpathLayer, grid_encoding, sequence_encoding
 from .modeling_vision_tower import patch_tokens as tower_tokens
 from .modeling_vision_tower import tower_width
+from .scanpath_losses import MIN_DURATION, given_values, perturbed, scanpath_loss
 
-MIN_DURATION = 0.05  # seconds; shorter fixations are not predicted
 # ln of variances; the least is a deviation of 0.018, about what an eye tracker can tell apart on a film. Without it
 # the likelihood of what never varies (the centre's duration) grows without bound and drowns everything else.
 LOG_VARIANCE_RANGE = (-8.0, 3.0)
+TYPICAL = 0.3  # seconds: the duration that an untrained model starts from
+START_DEVIATION = math.log(0.2)  # of the same model, in sides of the image and seconds
 
 
 @dataclass
@@ -41,13 +43,17 @@ class ScanpathPredictorOutput(ModelOutput):
     loss (`torch.Tensor` of shape `()`, *optional*): with `fixations`: of the scanpath; with `labels`: of the report;
         else None.
     loss_parts (`dict[str, torch.Tensor]`, *optional*): keep, position and duration, of the strategy each sample is
-        likeliest to follow; report.
+        likeliest to follow; consensus; report.
     strategy_logits (`torch.Tensor` of shape `(B, K)`): log-weights of the K ways of reading (`config.num_strategies`).
-    keep_logits (`torch.Tensor` of shape `(B, K, S)`): whether slot s holds a fixation; the first that does not ends
-        the scanpath.
-    mean (`torch.Tensor` of shape `(B, K, S, 3)`): x, y in the image 0..1 and duration in seconds.
-    log_variance (`torch.Tensor` of shape `(B, K, S, 3)`): of the same, in squared units; minus infinity
-        where a value is given, not predicted.
+    keep_logits (`torch.Tensor` of shape `(B, K, S)`): whether slot s holds a fixation: its sigmoid is the probability
+        that the scanpath is longer than s.
+    mean (`torch.Tensor` of shape `(B, K, S, 3)`): x, y in the image 0..1 and duration in seconds (its median where
+        durations are log-normal).
+    log_variance (`torch.Tensor` of shape `(B, K, S, 3)`): of the same, in squared units (of the logarithm of the
+        duration where that is normal); minus infinity where a value is given, not predicted, or has no distribution.
+    noise (`torch.Tensor` of shape `(B, K, S, 3, r)`, *optional*): directions that all slots of a scanpath share
+        (`config.noise_rank`): a draw adds them times one standard normal number each for positions, another for
+        durations.
     consensus (`torch.Tensor` of shape `(B, S, 3)`, *optional*): x, y and duration of the scanpath most like all
         readers'.
     consensus_keep_logits (`torch.Tensor` of shape `(B, S)`, *optional*): its keep/stop.
@@ -59,6 +65,7 @@ class ScanpathPredictorOutput(ModelOutput):
     keep_logits: torch.FloatTensor | None = None
     mean: torch.FloatTensor | None = None
     log_variance: torch.FloatTensor | None = None
+    noise: torch.FloatTensor | None = None
     consensus: torch.FloatTensor | None = None
     consensus_keep_logits: torch.FloatTensor | None = None
 
@@ -68,58 +75,6 @@ class ScanpathSamples(NamedTuple):
 
     fixations: torch.Tensor  # (B, N, S, 4) x, y in the image 0..1, onset and duration in seconds
     fixation_mask: torch.Tensor  # (B, N, S) True where a fixation is real; real ones stand in front
-
-
-class Attention(nn.Module):
-    """Multi-head attention of queries (B, S, D) over context (B, T, D).
-
-    The mask (B, T) is True where the context is real.
-    """
-
-    def __init__(self, config: ScanpathPredictorConfig):
-        super().__init__()
-        self.heads = config.num_attention_heads
-        self.dropout = config.dropout
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
-            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
-        )
-
-    def forward(self, states: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        query, key, value = (
-            projection(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projection, source in ((self.q_proj, states), (self.k_proj, context), (self.v_proj, context))
-        )
-        attended = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if mask is None else mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.o_proj(attended.transpose(1, 2).flatten(-2))
-
-
-class ScanpathLayer(GradientCheckpointingLayer):
-    """Pre-norm transformer layer; with `cross` it also attends to a memory."""
-
-    def __init__(self, config: ScanpathPredictorConfig, cross: bool):
-        super().__init__()
-        self.self_attention = Attention(config)
-        self.self_norm = nn.LayerNorm(config.hidden_size)
-        self.cross_attention = Attention(config) if cross else None
-        self.cross_norm = nn.LayerNorm(config.hidden_size) if cross else None
-        self.feed_norm = nn.LayerNorm(config.hidden_size)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, states, memory=None, memory_mask=None):
-        normed = self.self_norm(states)
-        states = states + self.dropout(self.self_attention(normed, normed))
-        if self.cross_attention is not None:
-            states = states + self.dropout(self.cross_attention(self.cross_norm(states), memory, memory_mask))
-        fed = self.down_proj(nn.functional.gelu(self.up_proj(self.feed_norm(states))))
-        return states + self.dropout(fed)
 
 
 class ScanpathPredictorPreTrainedModel(PreTrainedModel):
@@ -137,15 +92,19 @@ class ScanpathPredictorPreTrainedModel(PreTrainedModel):
         if isinstance(module, ScanpathPredictor):
             init.normal_(module.query_tokens, std=self.config.initializer_range)
             init.normal_(module.slot_queries, std=1.0)
-            init.normal_(module.strategy_queries, std=1.0)
             # fixations start spread over the film: slots that begin at one place follow one gradient and stay there
-            init.normal_(module.mean_head.weight, std=self.config.hidden_size**-0.5)
+            spread = {"std": self.config.hidden_size**-0.5}
+            init.normal_(module.position_head.weight, **spread)
+            init.normal_(module.position_head.bias, std=0.5)
+            if module.has_consensus:
+                init.normal_(module.consensus_query, std=1.0)
+                init.normal_(module.consensus_head.weight, **spread)
 
 
 class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
     r"""
-    Vision tower, encoder, Q-Former, frozen causal language model over [queries ; text], and a decoder that fills all
-    slots of a scanpath at once. Image and text may each say little: a grey film, or no text at all.
+    Vision tower, encoder, Q-Former, a frozen causal language model, and a decoder that fills all slots of a scanpath
+    at once. Image and text may each say little: a grey film, or no text at all.
     """
 
     def __init__(self, config: ScanpathPredictorConfig):
@@ -167,17 +126,24 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.memory_projection = nn.Linear(text_width, config.hidden_size)
         self.memory_norm = nn.LayerNorm(config.hidden_size)
-        self.slot_queries = nn.Parameter(torch.empty(config.max_fixations, config.hidden_size))
+        self.memory_dropout = nn.Dropout(config.decoder_dropout)
+        # one slot in front weighs the strategies; the consensus is a second scanpath of slots
+        self.slot_queries = nn.Parameter(torch.empty(1 + config.max_fixations, config.hidden_size))
         self.has_consensus = config.point_estimate == "consensus"
-        self.strategy_queries = nn.Parameter(
-            torch.empty(config.num_strategies + self.has_consensus, config.hidden_size)
-        )
+        self.consensus_query = nn.Parameter(torch.empty(1, config.hidden_size)) if self.has_consensus else None
         self.decoder = nn.ModuleList(ScanpathLayer(config, cross=True) for _ in range(config.num_decoder_layers))
         self.decoder_norm = nn.LayerNorm(config.hidden_size)
-        self.strategy_head = nn.Linear(config.hidden_size, 1)
-        self.keep_head = nn.Linear(config.hidden_size, 1)
-        self.mean_head = nn.Linear(config.hidden_size, 3)
-        self.variance_head = nn.Linear(config.hidden_size, 3)
+        self.head_dropout = nn.Dropout(config.head_dropout)
+        strategies = config.num_strategies
+        self.strategy_head = nn.Linear(config.hidden_size, strategies)
+        self.keep_head = nn.Linear(config.hidden_size, strategies)
+        # means, then log-variances, which are there without a distribution too: weights fit whatever it is
+        self.position_head = nn.Linear(config.hidden_size, strategies * 4)
+        self.duration_head = nn.Linear(config.hidden_size, strategies * 2)
+        self.noise_head = None
+        if config.noise_rank:
+            self.noise_head = nn.Linear(config.hidden_size, strategies * 3 * config.noise_rank)
+        self.consensus_head = nn.Linear(config.hidden_size, 4) if self.has_consensus else None  # x, y, duration, keep
         self.post_init()
         self.freeze()
 
@@ -192,16 +158,75 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         """Freeze what the config says is frozen."""
         if self.config.freeze_language_model:
             self.language_model.requires_grad_(False)
+        if self.config.freeze_vision_tower and self.vision_tower is not None:
+            self.vision_tower.requires_grad_(False)
 
     def train(self, mode: bool = True):
-        """A frozen language model stays in eval mode: no dropout, and no gradient checkpointing inside it."""
+        """What is frozen stays in eval mode: no dropout, no running statistics, no gradient checkpointing inside."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.language_model.parameters()):
-            self.language_model.eval()
+        for part in (self.language_model, self.vision_tower):
+            if part is not None and not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
         return self
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
+
+    # ---- what the decoder sees
+
+    def _read_film(self, pixel_values, patch_tokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder states (B, patches, D), and what the queries took from them (B, Q, text width)."""
+        if patch_tokens is None:
+            if self.vision_tower is None or pixel_values is None:
+                needed = "patch_tokens: it has no vision tower" if self.vision_tower is None else "pixel_values"
+                raise ValueError(f"this ScanpathPredictor needs {needed}")
+            patch_tokens = tower_tokens(self.vision_tower, pixel_values)
+        states = self.vision_projection(self.vision_norm(patch_tokens.to(self.dtype)))
+        states = (states + grid_encoding(*states.shape[1:], like=states)).flatten(1, 2)
+        for layer in self.encoder:
+            states = layer(states)
+        states = self.encoder_norm(states)
+        queries = self.query_tokens.expand(len(states), -1, -1)
+        queries = self.qformer(query_embeds=queries, encoder_hidden_states=states).last_hidden_state
+        return states, self.text_projection(queries)
+
+    def _cut(self, text: torch.Tensor, mask: torch.Tensor, queries: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text (B, L) and mask cut to `config.text_max_length`, or held against what there is room for."""
+        most = self.config.text_max_length
+        if most is None and (positions := getattr(self.config.text_config, "max_position_embeddings", None)):
+            most = positions - queries
+            if text.shape[1] > most and (mask.sum(1) > most).any():
+                row = int(mask.sum(1).argmax())
+                raise ValueError(
+                    f"row {row}: {int(mask[row].sum())} text tokens; the language model has room for {most} "
+                    f"(text_max_length cuts them off)"
+                )
+        return text[:, :most], mask[:, :most]
+
+    def _language_states(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.language_model.base_model(
+            inputs_embeds=embeds, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+
+    def get_text_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The language model's states of texts (B, L, text width) and their mask (B, L), to be kept and used again.
+
+        Only where `config.language_model_input` is `"text"`: there they belong to no film, and `forward` and `predict`
+        take them in place of `input_ids`, one row for all films or one for each.
+        """
+        if self.config.language_model_input != "text":
+            raise ValueError(
+                'text states belong to a film unless language_model_input is "text"; '
+                f"it is {self.config.language_model_input!r}"
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        input_ids, attention_mask = self._cut(input_ids, attention_mask, queries=0)
+        seen = attention_mask.clone()
+        seen[:, 0] = 1  # a row without text: what it gives is masked by the caller, but must be finite
+        return self._language_states(self.get_input_embeddings()(input_ids), seen), attention_mask
 
     def get_memory(
         self,
@@ -209,28 +234,56 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         patch_tokens: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Film and text as the language model sees them: hidden states (B, Q + L, text width) and mask (B, Q + L)."""
-        if patch_tokens is None:
-            if self.vision_tower is None or pixel_values is None:
-                needed = "patch_tokens: it has no vision tower" if self.vision_tower is None else "pixel_values"
-                raise ValueError(f"this ScanpathPredictor needs {needed}")
-            patch_tokens = tower_tokens(self.vision_tower, pixel_values)
-        states = self.vision_projection(self.vision_norm(patch_tokens.to(self.dtype)))
-        states = (states + grid_encoding(states)).flatten(1, 2)
-        for layer in self.encoder:
-            states = layer(states)
-        queries = self.query_tokens.expand(len(states), -1, -1)
-        queries = self.qformer(query_embeds=queries, encoder_hidden_states=self.encoder_norm(states)).last_hidden_state
-        embeds = self.text_projection(queries)
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        if input_ids is not None:
+        """What the decoder attends to, arguments as in `forward`: (B, T, D), and its mask (B, T), True where real.
+
+        Queries first, then the text, then the patches if `config.image_memory`.
+        """
+        film, queries = self._read_film(pixel_values, patch_tokens)
+        memory, mask = self._meet(queries, input_ids, attention_mask, text_states)
+        return self._as_memory(film, memory, mask)
+
+    def _meet(self, queries, input_ids, attention_mask, text_states) -> tuple[torch.Tensor, torch.Tensor]:
+        """[queries ; text] (B, Q + L, text width) after the language model, and the mask (B, Q + L)."""
+        mask = torch.ones(queries.shape[:2], dtype=torch.long, device=queries.device)
+        if input_ids is not None and attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if self.config.language_model_input == "text":
+            if input_ids is not None:
+                text_states, attention_mask = self.get_text_states(input_ids, attention_mask)
+            if text_states is None:
+                return queries, mask
             if attention_mask is None:
-                attention_mask = torch.ones_like(input_ids)
-            embeds = torch.cat([embeds, self.get_input_embeddings()(input_ids).to(embeds.dtype)], dim=1)
+                attention_mask = torch.ones(text_states.shape[:2], dtype=torch.long, device=mask.device)
+            text_states = text_states.to(queries.dtype).expand(len(queries), -1, -1)
+            mask = torch.cat([mask, attention_mask.expand(len(queries), -1)], dim=1)
+            return torch.cat([queries, text_states], dim=1), mask
+        if text_states is not None:
+            raise ValueError('text_states need language_model_input "text"')
+        return self._read_together(queries, mask, input_ids, attention_mask)
+
+    def _read_together(self, queries, mask, input_ids, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """The language model over [queries ; text], as in the paper."""
+        if input_ids is not None:
+            input_ids, attention_mask = self._cut(input_ids, attention_mask, queries.shape[1])
+            queries = torch.cat([queries, self.get_input_embeddings()(input_ids).to(queries.dtype)], dim=1)
             mask = torch.cat([mask, attention_mask], dim=1)
-        memory = self.language_model.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
-        return memory.last_hidden_state, mask.bool()
+        return self._language_states(queries, mask), mask
+
+    def _as_memory(self, film, memory, mask) -> tuple[torch.Tensor, torch.Tensor]:
+        memory = self.memory_norm(self.memory_projection(memory))
+        length, width = memory.shape[1:]
+        if self.config.memory_positions == "grid":
+            side = math.ceil(math.sqrt(length))
+            positions = grid_encoding(side, side, width, like=memory).flatten(0, 1)[:length]
+        else:
+            positions = sequence_encoding(length, width, like=memory)
+        memory, mask = memory + positions, mask.bool()
+        if self.config.image_memory:
+            memory = torch.cat([memory, film], dim=1)
+            mask = torch.cat([mask, mask.new_ones(film.shape[:2])], dim=1)
+        return self.memory_dropout(memory), mask
 
     @can_return_tuple
     def forward(
@@ -242,119 +295,102 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         fixation_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         patch_tokens: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
         **kwargs,
     ) -> ScanpathPredictorOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): from the processor.
             input_ids, attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): text, padded on the right.
-            fixations (`torch.Tensor` of shape `(B, F, 4)`, *optional*): the scanpath to learn: x, y in the image 0..1,
-                onset and duration in seconds; real fixations in front, at most `config.max_fixations`.
-            fixation_mask (`torch.Tensor` of shape `(B, F)`, *optional*): which fixations are real; all by default.
+            fixations (`torch.Tensor` of shape `(B, F, 4)` or `(B, R, F, 4)`, *optional*): the scanpath to learn, or
+                those of R readers: x, y in the image 0..1, onset and duration in seconds; real fixations in front, at
+                most `config.max_fixations`.
+            fixation_mask (`torch.Tensor` of shape `(B, F)` or `(B, R, F)`, *optional*): which fixations are real; all
+                by default. A reader without any is padding; each row needs one with some, and counts the same however
+                many it has.
             labels (`torch.Tensor` of shape `(B, L)`, *optional*): report tokens to learn from the queries (stage 1 of
                 MedGaze), -100 where nothing is to be learned; aligned with `input_ids`.
             patch_tokens (`torch.Tensor` of shape `(B, rows, columns, C)`, *optional*): a tower's output, instead of
                 `pixel_values`.
+            text_states (`torch.Tensor` of shape `(B, L, text width)` or `(1, L, text width)`, *optional*): from
+                `get_text_states`, instead of `input_ids`.
         """
-        memory, memory_mask = self.get_memory(pixel_values, input_ids, attention_mask, patch_tokens)
+        film, queries = self._read_film(pixel_values, patch_tokens)
         losses, parts = [], {}
+        together = None
         if labels is not None:
-            logits = self.language_model.get_output_embeddings()(memory[:, -labels.shape[1] - 1 : -1])
-            parts["report"] = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels)
+            if input_ids is None:
+                raise ValueError("labels need the input_ids they are aligned with")
+            ones = torch.ones(queries.shape[:2], dtype=torch.long, device=queries.device)
+            attention = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            together = self._read_together(queries, ones, input_ids, attention)
+            states = together[0][:, queries.shape[1] - 1 : -1]
+            logits = self.language_model.get_output_embeddings()(states)
+            parts["report"] = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels[:, : logits.shape[1]])
             losses.append(parts["report"])
+        if together is None or self.config.language_model_input == "text":
+            together = self._meet(queries, input_ids, attention_mask, text_states)
 
-        output = self._decode(self.memory_norm(self.memory_projection(memory)), memory_mask)
+        output = self._decode(*self._as_memory(film, *together))
         if fixations is not None:
             if fixation_mask is None:
                 fixation_mask = torch.ones(fixations.shape[:2], dtype=torch.bool, device=fixations.device)
-            loss, scanpath_parts = self._scanpath_loss(output, fixations.float(), fixation_mask.bool())
+            loss, scanpath_parts = scanpath_loss(
+                self.config, output, fixations.float(), fixation_mask.bool(), drawn=self.training
+            )
             losses.append(loss)
             parts |= scanpath_parts
         output.loss = sum(losses) if losses else None
         output.loss_parts = parts or None
         return output
 
+    # ---- scanpaths
+
     def _decode(self, memory: torch.Tensor, memory_mask: torch.Tensor) -> ScanpathPredictorOutput:
-        """Each strategy (and after them the consensus) fills its slots; one more slot in front weighs the strategy."""
-        queries = self.strategy_queries[:, None]
-        states = torch.cat([queries, queries + self.slot_queries], dim=1).repeat(len(memory), 1, 1)
-        memory = memory.repeat_interleave(len(queries), dim=0)
-        memory_mask = memory_mask.repeat_interleave(len(queries), dim=0)
+        """All slots are filled at once: those of the strategies and, beside them, those of the consensus."""
+        queries = self.slot_queries[None]
+        if self.has_consensus:
+            queries = torch.cat([queries, queries + self.consensus_query])
+        states = queries.repeat(len(memory), 1, 1)
         for layer in self.decoder:
             states = layer(states, memory, memory_mask)
-        states = self.decoder_norm(states).unflatten(0, (-1, len(queries)))
-        front, states = states[:, :, 0], states[:, :, 1:]
-        keep = self.keep_head(states).squeeze(-1).float()
-        mean = self.mean_head(states).float()
-        mean = torch.cat([mean[..., :2].sigmoid(), MIN_DURATION + nn.functional.softplus(mean[..., 2:] - 1)], dim=-1)
-        log_variance = (self.variance_head(states).float() - 3).clamp(*LOG_VARIANCE_RANGE)
-        if self.config.start_at_center:
-            given = torch.zeros(mean.shape[-2:], dtype=torch.bool, device=mean.device)
-            given[0, :2] = True
-            mean, log_variance = mean.masked_fill(given, 0.5), log_variance.masked_fill(given, -torch.inf)
-        strategies = self.config.num_strategies
-        output = ScanpathPredictorOutput(
-            strategy_logits=self.strategy_head(front[:, :strategies]).squeeze(-1).float().log_softmax(-1),
-            keep_logits=keep[:, :strategies],
-            mean=mean[:, :strategies],
-            log_variance=log_variance[:, :strategies],
+        states = self.head_dropout(self.decoder_norm(states)).unflatten(0, (-1, len(queries)))
+        front, slots = states[:, 0, 0], states[:, 0, 1:]
+        position, duration = (
+            head(slots).float().unflatten(-1, (self.config.num_strategies, -1)).transpose(1, 2)
+            for head in (self.position_head, self.duration_head)
         )
+        output = ScanpathPredictorOutput(
+            strategy_logits=self.strategy_head(front).float().log_softmax(-1),
+            keep_logits=self.keep_head(slots).float().transpose(1, 2),
+            mean=self._in_units(position[..., :2], duration[..., :1]),
+            log_variance=torch.full((*position.shape[:-1], 3), -torch.inf, device=position.device),
+        )
+        if self.config.distribution != "none":
+            log_variance = torch.cat([position[..., 2:], duration[..., 1:]], dim=-1) + 2 * START_DEVIATION
+            output.log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
+        if self.noise_head is not None:
+            noise = self.noise_head(slots).float().unflatten(-1, (self.config.num_strategies, 3, -1))
+            output.noise = math.exp(START_DEVIATION) * noise.transpose(1, 2)
+        if self.config.start_at_center:
+            given = given_values(self.config, position.device)
+            output.log_variance = output.log_variance.masked_fill(given, -torch.inf)
+            if output.noise is not None:
+                output.noise = output.noise.masked_fill(given[..., None], 0)
         if self.has_consensus:
-            output.consensus, output.consensus_keep_logits = mean[:, -1], keep[:, -1]
+            consensus = self.consensus_head(states[:, 1, 1:]).float()
+            output.consensus = self._in_units(consensus[..., :2], consensus[..., 2:3])
+            output.consensus_keep_logits = consensus[..., 3]
         return output
 
-    def _scanpath_loss(self, output, fixations: torch.Tensor, mask: torch.Tensor):
-        """Paper's loss (keep/stop over all slots, regression over real ones) under a mixture over strategies."""
-        config, slots = self.config, self.config.max_fixations
-        if fixations.shape[1] > slots:
-            raise ValueError(f"fixations: {fixations.shape[1]}, max_fixations: {slots}; cut the scanpaths first")
-        if not mask.any(1).all():
-            raise ValueError(f"row {int((~mask.any(1)).nonzero()[0])} has no fixation to learn from")
-        missing = slots - fixations.shape[1]
-        fixations = torch.where(mask[..., None], fixations, 0)  # NaN in the padding would reach the gradients
-        target = nn.functional.pad(fixations[..., [0, 1, 3]], (0, 0, 0, missing))
-        mask = nn.functional.pad(mask, (0, missing))
-        keep = self._keep_loss(output.keep_logits, mask[:, None])
-        error = target[:, None] - output.mean
-        if config.regression_loss == "l1":
-            each = error.abs() / mask.sum(-1)[:, None, None, None]
+    def _in_units(self, position: torch.Tensor, duration: torch.Tensor) -> torch.Tensor:
+        """What heads say of places (..., S, 2) and durations (..., S, 1) -> x, y in 0..1 and seconds (..., S, 3)."""
+        if self.config.distribution == "log_normal":
+            seconds = TYPICAL * duration.clamp(-6, 6).exp()
         else:
-            log_variance = output.log_variance.clamp(min=LOG_VARIANCE_RANGE[0])
-            each = 0.5 * (error.square() * (-log_variance).exp() + log_variance)
-        real = mask[:, None, :, None].expand_as(each).clone()
-        if config.start_at_center:
-            real[:, :, 0, :2] = False  # given, not predicted
-        each = torch.where(real, each, 0).sum(2)
-        position, duration = each[..., :2].sum(-1), each[..., 2]
-        costs = (
-            config.keep_loss_weight * keep
-            + config.position_loss_weight * position
-            + config.duration_loss_weight * duration
-        )
-        joint = output.strategy_logits - costs
-        share = joint.detach().softmax(-1)
-        named = (("keep", keep), ("position", position), ("duration", duration))
-        parts = {name: (share * value).sum(-1).mean() for name, value in named}
-        loss = -joint.logsumexp(-1).mean()
-        if self.has_consensus:
-            parts["consensus"] = self._consensus_loss(output, target, mask)
-            loss = loss + config.consensus_loss_weight * parts["consensus"]
-        return loss, parts
-
-    def _keep_loss(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of keep/stop, mean over all slots, padding included as in the paper."""
-        target = mask.to(logits.dtype).expand_as(logits)
-        return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
-
-    def _consensus_loss(self, output, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """One scanpath for all readers: the expected likeness to theirs is what is maximised, at two scales."""
-        path, full = output.consensus[:, None], torch.ones_like(mask)[:, None]
-        likeness = sum(
-            scanpath_likeness(path, full, target[:, None], mask[:, None], reach=reach) for reach in (0.25, 0.5)
-        )
-        duration = torch.where(mask, (output.consensus[..., 2] - target[..., 2]).abs(), 0).sum(-1) / mask.sum(-1)
-        keep = self._keep_loss(output.consensus_keep_logits, mask)
-        return (1 - likeness.flatten() / 2 + duration + keep).mean()
+            seconds = nn.functional.softplus(duration + math.log(math.expm1(TYPICAL - MIN_DURATION))) + MIN_DURATION
+        mean = torch.cat([position.sigmoid(), seconds], dim=-1)
+        return mean.masked_fill(given_values(self.config, mean.device), 0.5) if self.config.start_at_center else mean
 
     @torch.no_grad()
     def predict(
@@ -363,6 +399,7 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         patch_tokens: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
         num_samples: int = 1,
         sample: bool | None = None,
         generator: torch.Generator | None = None,
@@ -370,10 +407,11 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         """Scanpaths for a batch of films.
 
         Args:
-            pixel_values, input_ids, attention_mask, patch_tokens: as in `forward`.
+            pixel_values, input_ids, attention_mask, patch_tokens, text_states: as in `forward`.
             num_samples: N scanpaths a film.
-            sample: True: drawn; False: the point estimate of `config.point_estimate`; by default drawn when
-                `num_samples` is above 1 or a generator is given.
+            sample: True: drawn; False: the point estimate (of the likeliest strategy the mean, unless there is a
+                consensus); by default drawn when `num_samples` is above 1, a generator is given, or
+                `config.point_estimate` says so.
             generator: for reproducible draws. All films of a batch share the noise, so that a film's scanpaths do not
                 depend on what else is in the batch.
 
@@ -381,39 +419,48 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
             `ScanpathSamples`. A fixation starts when the last one ends; every scanpath has at least one fixation.
         """
         if sample is None:
-            sample = num_samples > 1 or generator is not None
+            sample = num_samples > 1 or generator is not None or self.config.point_estimate == "sample"
         if num_samples > 1 and not sample:
             raise ValueError(
                 "several scanpaths a film are only there when they are drawn: num_samples > 1 needs sample=True"
             )
-        output = self(pixel_values, input_ids, attention_mask, patch_tokens=patch_tokens)
+        output = self(pixel_values, input_ids, attention_mask, patch_tokens=patch_tokens, text_states=text_states)
         if sample:
-            drawn, keep = self._draw(output, num_samples, generator)
+            drawn, mask = self._draw(output, num_samples, generator)
         elif self.has_consensus:
-            drawn, keep = output.consensus[:, None], (output.consensus_keep_logits > 0)[:, None]
+            drawn, mask = output.consensus[:, None], self._ended(output.consensus_keep_logits[:, None])
         else:
             best = output.strategy_logits.argmax(-1)
             rows = torch.arange(len(best), device=best.device)
-            drawn, keep = output.mean[rows, best][:, None], (output.keep_logits[rows, best] > 0)[:, None]
-        mask = until_stop(keep)
+            drawn, mask = output.mean[rows, best][:, None], self._ended(output.keep_logits[rows, best][:, None])
         duration = torch.where(mask, drawn[..., 2], 0)
         onset = duration.cumsum(-1) - duration
         return ScanpathSamples(torch.stack([drawn[..., 0], drawn[..., 1], onset, duration], -1), mask)
 
+    def _ended(self, keep_logits: torch.Tensor) -> torch.Tensor:
+        """Mask (..., S) of the fixations before the end that `config.termination` says."""
+        if self.config.termination == "first_stop":
+            return until_stop(keep_logits > 0)
+        expected = keep_logits.sigmoid().sum(-1, keepdim=True).round().clamp(min=1)
+        return torch.arange(keep_logits.shape[-1], device=keep_logits.device) < expected
+
     def _draw(self, output: ScanpathPredictorOutput, count: int, generator: torch.Generator | None):
-        """`count` scanpaths (B, N, S, 3) and their keep decisions (B, N, S), by reparameterisation."""
+        """`count` scanpaths (B, N, S, 3) and their masks (B, N, S), by reparameterisation."""
         slots, device = self.config.max_fixations, output.mean.device
         source = generator.device if generator is not None else device
-        choice = torch.rand(count, generator=generator, device=source).to(device)
-        keep_noise = torch.rand(count, slots, generator=generator, device=source).to(device)
-        noise = torch.randn(count, slots, 3, generator=generator, device=source).to(device)
+        choice, length = torch.rand(2, count, generator=generator, device=source).to(device)
+        each = torch.randn(count, slots, 3, generator=generator, device=source).to(device)
+        shared = torch.randn(count, 2, self.config.noise_rank, generator=generator, device=source).to(device)
         weights = output.strategy_logits.softmax(-1).cumsum(-1)
         chosen = (choice[None, :, None] > weights[:, None, :-1]).sum(-1)
         rows = torch.arange(len(chosen), device=device)[:, None]
-        mean, deviation = output.mean[rows, chosen], (0.5 * output.log_variance[rows, chosen]).exp()
-        drawn = mean + deviation * noise
+        noise = None if output.noise is None else output.noise[rows, chosen]
+        drawn = perturbed(
+            self.config, output.mean[rows, chosen], output.log_variance[rows, chosen], noise, each, shared
+        )
         drawn = torch.cat([drawn[..., :2].clamp(0, 1), drawn[..., 2:].clamp(min=MIN_DURATION)], dim=-1)
-        return drawn, output.keep_logits[rows, chosen].sigmoid() > keep_noise
+        # a slot's probability is that of all slots up to it: one number decides where the scanpath ends
+        return drawn, until_stop(output.keep_logits[rows, chosen].sigmoid() > length[:, None])
 
 
 def until_stop(keep: torch.Tensor) -> torch.Tensor:
@@ -421,57 +468,6 @@ def until_stop(keep: torch.Tensor) -> torch.Tensor:
     kept = keep.long()
     kept[..., 0] = 1
     return kept.cumprod(-1).bool()
-
-
-def grid_encoding(states: torch.Tensor) -> torch.Tensor:
-    """Sines of row and column for a grid of states (B, rows, columns, D), positions 0..1: (rows, columns, D)."""
-    rows, columns, width = states.shape[1:]
-    frequency = 2 * math.pi * 2 ** torch.linspace(-1, 5, width // 4, device=states.device)
-
-    def waves(size: int) -> torch.Tensor:
-        angle = (torch.arange(size, device=states.device)[:, None] + 0.5) / size * frequency
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
-    y = waves(rows)[:, None].expand(-1, columns, -1)
-    x = waves(columns)[None].expand(rows, -1, -1)
-    encoding = torch.cat([y, x], dim=-1)
-    return nn.functional.pad(encoding, (0, width - encoding.shape[-1])).to(states.dtype)
-
-
-def scanpath_likeness(
-    candidates: torch.Tensor,
-    candidate_mask: torch.Tensor,
-    others: torch.Tensor,
-    other_mask: torch.Tensor,
-    reach: float = 0.25,
-) -> torch.Tensor:
-    """ScanMatch's similarity without the binning: global alignment in which a pair scores by how near it lies.
-
-    A pair of fixations scores 1 at the same place, 0 at distance `reach` and less beyond; gaps cost nothing; the sum
-    is divided by the longer scanpath's length. ScanMatch's usual threshold, 3.5 bins of 14, is a reach of a quarter of
-    the image's side. Differentiable, so that it can be maximised.
-
-    Args:
-        candidates, candidate_mask: (B, N, S, 2 or more) x, y in 0..1 and (B, N, S).
-        others, other_mask: (B, M, S, ...) and (B, M, S).
-
-    Returns:
-        (B, N, M) in 0..1, higher is more alike.
-    """
-    distance = (candidates[:, :, None, :, None, :2] - others[:, None, :, None, :, :2]).square().sum(-1)
-    distance = (distance + 1e-12).sqrt()
-    pairs = candidate_mask[:, :, None, :, None] & other_mask[:, None, :, None, :]
-    score = torch.where(pairs, 1 - distance / reach, -1.0)
-    rows, columns = score.shape[-2:]
-    above = [score.new_zeros(score.shape[:3]) for _ in range(columns + 1)]
-    for i in range(rows):
-        line = [above[0]]
-        for j in range(columns):
-            matched = above[j] + score[..., i, j]
-            line.append(torch.maximum(torch.maximum(above[j + 1], line[j]), matched))
-        above = line
-    longest = torch.maximum(candidate_mask.sum(-1)[:, :, None], other_mask.sum(-1)[:, None])
-    return above[-1] / longest.clamp(min=1)
 
 
 __all__ = ["ScanpathPredictor", "ScanpathPredictorOutput", "ScanpathPredictorPreTrainedModel", "ScanpathSamples"]
