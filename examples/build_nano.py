@@ -49,6 +49,9 @@ from gaze_vlm import (
 from gaze_vlm.data import load
 from gaze_vlm.data.matching import FindingMatcher, report_findings, report_text
 from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, NO_FINDING, implied
+from gaze_vlm.labeler import label as label_text
+from gaze_vlm.labeler import sentences as sentence_spans
+from gaze_vlm.metrics.baselines import FindingSearch
 from gaze_vlm.metrics.classification import auroc
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.models.processing_gaze_vlm import pad_fixations
@@ -56,6 +59,7 @@ from gaze_vlm.report_composer import REPORTED, choose_regions
 from gaze_vlm.report_composer import text as join
 from gaze_vlm.tasks import REPORT_INSTRUCTION, report_messages
 from gaze_vlm.training.averaging import AveragedWeights
+from gaze_vlm.training.synthetic_gaze import bend_into_boxes
 from gaze_vlm.training.views import View
 
 SEED = 20
@@ -63,6 +67,13 @@ IMAGE_SIZE = 320
 VOCABULARY = 2048
 MAX_LENGTH = 256
 LISTED = 1.3
+MAX_FIXATIONS = 7  # GazeSearch's six and the centre
+ANY = "any finding"
+READERS = 24  # scanpaths that are learned together, of those who looked for the same
+ROWS = 4000  # an epoch of gaze
+VIEWS = 12  # random views of each film with boxes
+BOXED, MATCHED = 0.3, 0.1  # shares of films with boxes and of films matched by finding; the rest is grey
+WITHOUT_TEXT, SENTENCES = 0.12, 0.25  # shares of rows without text, and of texts that are sentences
 VISION = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0", "do_pooling": False}
 # what NIH's labels can teach; Enlarged Cardiomediastinum, Fracture and Support Devices are not among them
 UNTAUGHT = {"Enlarged Cardiomediastinum", "Fracture", "Support Devices"}
@@ -286,44 +297,131 @@ def film_features(model: GazeClassifier, films: Films, file: Path) -> torch.Tens
     return load_file(file)["features"]
 
 
-class Gaze(torch.utils.data.Dataset):
-    """Scanpaths with the finding searched for, each beside a film with that finding or beside a grey one.
+@torch.no_grad()
+def boxed_views(model: GazeClassifier, films: Films, file: Path) -> tuple[torch.Tensor, list[list[tuple]]]:
+    """Patch tokens of films with boxes in VIEWS random views each, and the boxes (box, number in LABELS) of each."""
+    rng = random.Random(SEED)
+    boxed = [film for film, boxes in enumerate(films.boxes) if boxes]
+    views = [(film, View() if number == 0 else View.random(rng)) for film in boxed for number in range(VIEWS)]
+    boxes = [[(view.box_of(box), label) for box, label in films.boxes[film]] for film, view in views]
+    if not file.exists():
+        images = [np.asarray(view.image(films.images[film], IMAGE_SIZE), np.float32) for film, view in views]
+        pixels = torch.from_numpy(np.stack(images))[:, None].expand(-1, 3, -1, -1)
+        parts = [patch_tokens(model.vision_tower, part / 127.5 - 1).half() for part in pixels.split(32)]
+        save_file({"features": torch.cat(parts)}, file)
+    return load_file(file)["features"], [[one for one in view if one[0] is not None] for view in boxes]
 
-    The film is drawn anew each time among films MATCHED BY FINDING: it is of another patient than the scanpath.
+
+@torch.no_grad()
+def attended(model: GazeClassifier, films: Films, file: Path) -> list[list[tuple]]:
+    """Where the classifier looks for what each film is labelled with: boxes around the peaks of its attention maps."""
+    if not file.exists():
+        batches = torch.utils.data.DataLoader(films, batch_size=32, collate_fn=collate_films)
+        maps = torch.cat([model(pixel_values=batch["pixel_values"]).attention for batch in batches])
+        found = [
+            [(peak_box(one[LABELS.index(name)]), LABELS.index(name)) for name in names if name != NO_FINDING]
+            for one, names in zip(maps, films.names, strict=True)
+        ]
+        file.write_text(json.dumps(found))
+    return json.loads(file.read_text())
+
+
+def peak_box(attention: torch.Tensor, least: float = 0.6) -> list[float]:
+    """The box (x1, y1, x2, y2 in 0..1) of the cells around a map's peak that reach `least` of its height over the
+    map's lowest cell."""
+    rows, columns = attention.shape
+    attention = attention - attention.min()
+    peak = int(attention.argmax())
+    reached, front = {divmod(peak, columns)}, [divmod(peak, columns)]
+    while front:
+        y, x = front.pop()
+        for cell in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            inside = 0 <= cell[0] < rows and 0 <= cell[1] < columns
+            if inside and cell not in reached and attention[cell] >= least * attention.max():
+                reached.add(cell)
+                front.append(cell)
+    down, across = zip(*reached, strict=True)
+    return [min(across) / columns, min(down) / rows, (max(across) + 1) / columns, (max(down) + 1) / rows]
+
+
+class Gaze(torch.utils.data.Dataset):
+    """What is looked for, on some film, and the scanpaths of READERS who looked for it.
+
+    The film is an even grey one; or drawn among films MATCHED BY FINDING, of other patients than the scanpaths; or it
+    has boxes of the finding, a radiologist's or the classifier's own, and then the scanpaths are SYNTHETIC: real ones
+    bent into the boxes. The text is the finding as it was asked for, a sentence of some report that says it is there,
+    or missing.
     """
 
-    def __init__(self, rows, films: Films, features: torch.Tensor, tokenizer):
-        self.scanpaths = [
-            torch.from_numpy(Scanpath.from_records(item).with_centre().to_array()) for item in rows["scanpath"]
+    def __init__(self, rows, films: Films, features, views, looks, sentences: dict[str, list[str]], tokenizer):
+        self.scanpaths = [Scanpath.from_records(item).with_centre() for item in rows["scanpath"]]
+        self.prompts, self.findings = list(rows["prompt"]), [names[0]["name"] for names in rows["findings"]]
+        self.readers: dict[str, list[int]] = {}
+        for reader, finding in enumerate(self.findings):
+            self.readers.setdefault(finding, []).append(reader)
+        self.matcher, self.features = FindingMatcher(films.names, LABELS), features
+        # films with boxes: (patch tokens, boxes), first those of radiologists, then those of the classifier
+        self.boxed = [
+            [(tokens, boxes) for tokens, boxes in zip(*pair, strict=True) if boxes]
+            for pair in (views, (features[:-1], looks))
         ]
-        self.prompts = [tokenizer(prompt)["input_ids"] for prompt in rows["prompt"]]
-        self.findings = [[item["name"] for item in items] for items in rows["findings"]]
-        self.matcher = FindingMatcher(films.names, LABELS)
-        self.features = features
+        self.sentences, self.tokenizer = sentences, tokenizer
         self.rng = random.Random(SEED)
+        self.teach_searched = False
+        names = [*self.readers, ANY]
+        paths, findings = [*self.scanpaths, *self.scanpaths], [*self.findings, *[ANY] * len(self.scanpaths)]
+        searched = FindingSearch().fit(paths, findings).predict(names, np.random.default_rng(SEED))
+        self.searched = dict(zip(names, searched, strict=True))
 
     def __len__(self) -> int:
-        return len(self.scanpaths)
+        return ROWS
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, _: int) -> dict:
         chance = self.rng.random()
-        taught = set(self.findings[index]) & set(LABELS)
-        match = {"film": len(self.features) - 1, "pairing": "none: a grey film"}
-        if chance < 0.5 and taught:
-            match = self.matcher.draw(taught, self.rng)
-        prompt = self.prompts[index] if chance > 0.15 else []
-        return {
-            "patch_tokens": self.features[match["film"]],
-            "pairing": match["pairing"],
-            "fixations": self.scanpaths[index],
-            "prompt": prompt,
-        }
+        if chance < BOXED:
+            return self.on_boxes()
+        reader = self.rng.randrange(len(self.scanpaths))
+        finding = self.findings[reader]
+        film = len(self.features) - 1
+        if chance < BOXED + MATCHED and finding in LABELS:
+            film = self.matcher.draw({finding}, self.rng)["film"]
+        if self.rng.random() < WITHOUT_TEXT:
+            finding, readers, text = ANY, range(len(self.scanpaths)), ""
+        else:
+            readers, text = self.readers[finding], self.text(finding, self.prompts[reader])
+        drawn = self.rng.sample(readers, min(READERS, len(readers)))
+        scanpaths = [self.scanpaths[reader] for reader in drawn]
+        return self.item(self.features[film], text, scanpaths, self.searched[finding])
+
+    def on_boxes(self) -> dict:
+        tokens, known = self.rng.choice(self.rng.choice(self.boxed))
+        boxed = LABELS[self.rng.choice(known)[1]]
+        boxes = [box for box, label in known if LABELS[label] == boxed]
+        finding = boxed if boxed in self.readers else FINER_FINDINGS.get(boxed) or "Lung Opacity"
+        text = "" if self.rng.random() < 2 * WITHOUT_TEXT else self.text(finding, finding.lower())
+        drawn = self.rng.choices(self.readers[finding], k=READERS)
+        scanpaths = [bend_into_boxes(self.scanpaths[reader], boxes) for reader in drawn]
+        return self.item(tokens, text, scanpaths, bend_into_boxes(self.searched[finding], boxes))
+
+    def text(self, finding: str, prompt: str) -> str:
+        known = self.sentences.get(finding)
+        return self.rng.choice(known) if known and self.rng.random() < SENTENCES else prompt
+
+    def item(self, tokens: torch.Tensor, text: str, scanpaths: list[Scanpath], searched: Scanpath) -> dict:
+        ids = self.tokenizer(text)["input_ids"] if text else []
+        if self.teach_searched:
+            scanpaths = [searched]
+        return {"patch_tokens": tokens, "prompt": ids, "scanpaths": [path.to_array() for path in scanpaths]}
 
 
 def collate_gaze(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
     longest = max(1, *(len(item["prompt"]) for item in items))
     prompts = torch.tensor([item["prompt"] + [pad] * (longest - len(item["prompt"])) for item in items])
-    fixations, mask = pad_fixations([item["fixations"] for item in items])
+    fixations = torch.zeros(len(items), READERS, MAX_FIXATIONS, 4)
+    mask = torch.zeros(fixations.shape[:3], dtype=torch.bool)
+    for row, item in enumerate(items):
+        for reader, path in enumerate(item["scanpaths"]):
+            fixations[row, reader, : len(path)], mask[row, reader, : len(path)] = torch.from_numpy(path), True
     return {
         "patch_tokens": torch.stack([item["patch_tokens"] for item in items]).float(),
         "input_ids": prompts,
@@ -333,32 +431,20 @@ def collate_gaze(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
     }
 
 
-def stage_scanpath(gaze, films: Films, features, tower, texts: list[str], tokenizer, folder: Path, log) -> None:
-    """A small language model reads the reports and is frozen; then the predictor learns GazeSearch."""
-    set_seed(SEED)
-    config = ScanpathPredictorConfig(
-        vision_width=features.shape[-1],
-        qformer_config={
-            "hidden_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 256,
-        },
-        text_config=opt(tokenizer, 128, 2, 4),
-        hidden_size=128,
-        intermediate_size=256,
-        num_attention_heads=4,
-        num_encoder_layers=1,
-        num_decoder_layers=3,
-        num_query_tokens=8,
-        max_fixations=7,
-        num_strategies=8,
-        regression_loss="nll",
-        point_estimate="consensus",
-        consensus_loss_weight=30.0,  # against a likelihood over 18 numbers
-    )
-    model = ScanpathPredictor(config)
-    language = model.language_model.requires_grad_(True)
+def sentences_by_finding(texts: list[str]) -> dict[str, list[str]]:
+    """Sentences of the training reports that say of one finding alone that it is there."""
+    found: dict[str, set[str]] = {}
+    for text in texts:
+        for start, end in sentence_spans(text):
+            sentence = text[start:end]
+            present = label_text(sentence).positive() - {NO_FINDING}
+            if len(present) == 1 and len(sentence.split()) <= 20:
+                found.setdefault(next(iter(present)), set()).add(sentence)
+    return {finding: sorted(sentences) for finding, sentences in found.items()}
+
+
+def train_language_model(language, texts: list[str], tokenizer, folder: Path) -> None:
+    """Six epochs over the reports, unless `folder` has the result already."""
     rows = [tokenizer(text + tokenizer.eos_token, truncation=True)["input_ids"] for text in texts]
 
     def collate_text(batch):
@@ -366,24 +452,50 @@ def stage_scanpath(gaze, films: Films, features, tower, texts: list[str], tokeni
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
         return {"input_ids": ids, "labels": ids.masked_fill(ids == tokenizer.pad_token_id, -100)}
 
-    language_folder = folder.with_name("scanpath-language")
-    if not (language_folder / "config.json").exists():
+    if not (folder / "config.json").exists():
+        language.requires_grad_(True)
         fit(
             language,
             rows,
             collate_text,
-            language_folder / "run",
+            folder / "run",
             epochs=6,
             batch_size=32,
             learning_rate=2e-3,
             decay=0.99,
         )
-        language.save_pretrained(language_folder)
-    language.load_state_dict(type(language).from_pretrained(language_folder).state_dict())
+        language.save_pretrained(folder)
+    language.load_state_dict(type(language).from_pretrained(folder).state_dict())
     language.requires_grad_(False)
+
+
+def settle_consensus(model: ScanpathPredictor, train: Gaze, collate, folder: Path) -> None:
+    """The head of the point estimate alone: from the paths that a search finds for each finding, on to the readers.
+
+    Likeness to many readers has many local maxima; the search, which tries them, is where to start from.
+    """
+    model.requires_grad_(False)
+    model.consensus_head.requires_grad_(True)
+    for train.teach_searched, rate in ((True, 3e-3), (False, 2e-3)):
+        run = folder / ("run-searched" if train.teach_searched else "run-settled")
+        fit(model, train, collate, run, epochs=3, batch_size=16, learning_rate=rate, decay=0.99)
+
+
+def stage_scanpath(gaze, films: Films, features, views, looks, tower, texts, tokenizer, folder: Path, log) -> None:
+    """A small language model reads the reports and is frozen; then the predictor learns GazeSearch."""
+    set_seed(SEED)
+    config = ScanpathPredictorConfig.nano(
+        vision_config=None,
+        vision_width=features.shape[-1],
+        text_config=opt(tokenizer, 128, 2, 4),
+        max_fixations=MAX_FIXATIONS,
+    )
+    model = ScanpathPredictor(config)
+    train_language_model(model.language_model, texts, tokenizer, folder.with_name("scanpath-language"))
     collate = partial(collate_gaze, pad=tokenizer.pad_token_id)
-    train = Gaze(gaze["train"], films, features, tokenizer)
-    fit(model, train, collate, folder / "run", epochs=10, batch_size=64, learning_rate=7e-4, decay=0.995)
+    train = Gaze(gaze["train"], films, features, views, looks, sentences_by_finding(texts), tokenizer)
+    fit(model, train, collate, folder / "run", epochs=14, batch_size=16, learning_rate=1.5e-3, decay=0.998)
+    settle_consensus(model, train, collate, folder)
     complete = ScanpathPredictor(
         ScanpathPredictorConfig(**{**config.to_dict(), "vision_width": None, "vision_config": tower.config.to_dict()})
     )
@@ -540,8 +652,8 @@ def write_card(arguments, counts: dict[str, int], log) -> None:
     """Measure what was assembled with evaluate.py, and render the card from what came out."""
     root = Path(__file__).parents[1]
     card = (root / "hub_cards" / "nano.md").read_text()
-    for what, data in (("classify", arguments.nih), ("report", arguments.nih), ("scanpath", arguments.gazesearch)):
-        option = "--gazesearch" if what == "scanpath" else "--nih"
+    for what in ("classify", "report", "scanpath", "boxes"):
+        option, data = ("--gazesearch", arguments.gazesearch) if what == "scanpath" else ("--nih", arguments.nih)
         command = [sys.executable, str(root / "examples" / "evaluate.py"), what, option, str(data), "--markdown"]
         table = subprocess.run(
             [*command, "--model", str(arguments.out)], check=True, capture_output=True, text=True
@@ -562,6 +674,7 @@ def main() -> None:
         ("iu", "Open-i reports"),
     ):
         parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser.add_argument("--config", default="official", help="split of GazeSearch: official or image-disjoint")
     parser.add_argument("--out", type=Path, default=Path("src/gaze_vlm/nano"))
     parser.add_argument("--work", type=Path, default=Path("runs/nano"))
     arguments = parser.parse_args()
@@ -576,10 +689,10 @@ def main() -> None:
             file.write(line + "\n")
 
     cache = work / "cache"
-    nih, gaze, iu = (
-        load(name, root, cache_dir=cache)
-        for name, root in (("nih_cxr", arguments.nih), ("gazesearch", arguments.gazesearch), ("iu_xray", arguments.iu))
+    nih, iu = (
+        load(name, root, cache_dir=cache) for name, root in (("nih_cxr", arguments.nih), ("iu_xray", arguments.iu))
     )
+    gaze = load("gazesearch", arguments.gazesearch, arguments.config, cache_dir=cache)
     texts = [text for text in map(report_text, iu["train"]) if len(text.split()) >= 5]
     if not (work / "tower" / "config.json").exists():
         stage_tower(nih, work / "tower", log)
@@ -592,7 +705,9 @@ def main() -> None:
     features = film_features(seen, films, work / "features.safetensors")
     reader = reader_tokenizer(tokenizer)
     if not (work / "scanpath" / "config.json").exists():
-        stage_scanpath(gaze, films, features, tower, texts, reader, work / "scanpath", log)
+        views = boxed_views(seen, films, work / "boxed.safetensors")
+        looks = attended(seen, films, work / "attended.json")
+        stage_scanpath(gaze, films, features, views, looks, tower, texts, reader, work / "scanpath", log)
     scanpath = ScanpathPredictor.from_pretrained(work / "scanpath").eval()
     processor = GazeVLMProcessor(
         image_processor(), tokenizer, num_image_tokens=(IMAGE_SIZE // 64) ** 2, chat_template=CHAT_TEMPLATE
