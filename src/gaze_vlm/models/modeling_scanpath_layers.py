@@ -28,10 +28,10 @@ class Attention(nn.Module):
     The mask (B, T) is True where the context is real.
     """
 
-    def __init__(self, config: ScanpathPredictorConfig, dropout: float):
+    def __init__(self, config: ScanpathPredictorConfig, decodes: bool):
         super().__init__()
         self.heads = config.num_attention_heads
-        self.dropout = dropout
+        self.dropout = config.decoder_dropout if decodes else config.dropout
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
             nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
         )
@@ -60,15 +60,14 @@ class ScanpathLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: ScanpathPredictorConfig, cross: bool):
         super().__init__()
-        dropout = config.decoder_dropout if cross else config.dropout
-        self.self_attention = Attention(config, dropout)
+        self.self_attention = Attention(config, cross)
         self.self_norm = nn.LayerNorm(config.hidden_size)
-        self.cross_attention = Attention(config, dropout) if cross else None
+        self.cross_attention = Attention(config, cross) if cross else None
         self.cross_norm = nn.LayerNorm(config.hidden_size) if cross else None
         self.feed_norm = nn.LayerNorm(config.hidden_size)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.decoder_dropout if cross else config.dropout)
 
     def forward(self, states, memory=None, memory_mask=None):
         normed = self.self_norm(states)
