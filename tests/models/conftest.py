@@ -94,6 +94,11 @@ def vlm_config(text="llama", **kwargs):
     return GazeVLMConfig(text_config=text_config(text), image_token_id=IMAGE, **{**sizes, **kwargs})
 
 
+def geometric_config(name, **kwargs):
+    pytest.importorskip("torch_geometric", reason="this graph needs torch-geometric")
+    return vlm_config("llama", graph_convolution=name, **kwargs)
+
+
 def classifier_config(**kwargs):
     kwargs.setdefault("vision_config", vit_config())
     kwargs.setdefault("id2label", {0: "Cardiomegaly", 1: "Effusion", 2: "Nodule"})
@@ -349,6 +354,8 @@ CASES = {
     ),
     "gaze_vlm-opt": vlm_case(lambda: vlm_config("opt"), VIT_POOLER),
     "gaze_vlm-llama": vlm_case(lambda: vlm_config("llama"), VIT_POOLER),
+    "gaze_vlm-gatv2": vlm_case(lambda: geometric_config("gatv2"), VIT_POOLER),
+    "gaze_vlm-transformer-nodes": vlm_case(lambda: geometric_config("transformer", fixation_nodes=True), VIT_POOLER),
     "gaze_vlm-timm": vlm_case(lambda: vlm_config("llama", vision_config=timm_config("test_vit")), "$^"),
     "gaze_classifier-vit": classifier_case(
         lambda: classifier_config(text_config=bert_config()), VIT_POOLER + r"|text_tower\.pooler"

@@ -17,6 +17,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 GAZE_SOURCES = ("given", "predicted", "none")
+GRAPH_CONVOLUTIONS = ("max_relative", "gatv2", "transformer", "edge")
+GRAPH_EDGES = ("feature", "grid", "saccade")
 
 
 @strict
@@ -38,6 +40,12 @@ class GazeVLMConfig(PreTrainedConfig):
         merge_size (`int`): side of the square of patches that become one token.
         graph_hidden_size, num_graph_layers (`int`): of the visual-gaze graph.
         graph_neighbors (`int`): nearest patches in feature space that each patch is joined to.
+        graph_dilation (`int`): 1 joins it to the nearest ones, d to every d-th of `d * graph_neighbors`.
+        graph_convolution (`str`): `"max_relative"` (Vision GNN), or `"gatv2"`, `"transformer"`, `"edge"` of
+            torch-geometric.
+        graph_edges (`list[str]`): kinds of edges: `"feature"` (nearest patches), `"grid"` (neighbours), `"saccade"`.
+        fixation_nodes (`bool`): fixations are nodes of their own, joined to the patch they lie on; saccades then join
+            these nodes instead of patches.
         tie_word_embeddings (`bool`, *optional*): whether the language model's head is its embedding; by default as
             `text_config` says.
     """
@@ -55,6 +63,10 @@ class GazeVLMConfig(PreTrainedConfig):
     graph_hidden_size: int = 256
     num_graph_layers: int = 2
     graph_neighbors: int = 9
+    graph_dilation: int = 1
+    graph_convolution: str = "max_relative"
+    graph_edges: list[str] | None = None
+    fixation_nodes: bool = False
     dropout: float = 0.0
     initializer_range: float = 0.02
     tie_word_embeddings: bool | None = None
@@ -67,6 +79,7 @@ class GazeVLMConfig(PreTrainedConfig):
         if isinstance(self.scanpath_config, dict):
             self.scanpath_config = CONFIG_MAPPING["scanpath_predictor"](**self.scanpath_config)
         self.tasks = self.tasks or ["report"]
+        self.graph_edges = list(GRAPH_EDGES) if self.graph_edges is None else self.graph_edges
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)
@@ -74,5 +87,16 @@ class GazeVLMConfig(PreTrainedConfig):
             raise ValueError(f"gaze must be one of {', '.join(GAZE_SOURCES)}; got {self.gaze!r}")
         if self.gaze == "predicted" and self.scanpath_config is None:
             raise ValueError('gaze="predicted" needs a scanpath_config')
-        if self.merge_size < 1:
-            raise ValueError(f"merge_size must be at least 1, got {self.merge_size}")
+        for name in ("merge_size", "graph_neighbors", "graph_dilation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.graph_convolution not in GRAPH_CONVOLUTIONS:
+            known = ", ".join(GRAPH_CONVOLUTIONS)
+            raise ValueError(f"graph_convolution must be one of {known}; got {self.graph_convolution!r}")
+        if not set(self.graph_edges) <= set(GRAPH_EDGES):
+            raise ValueError(f"graph_edges must be among {', '.join(GRAPH_EDGES)}; got {self.graph_edges}")
+        if self.graph_convolution in ("gatv2", "transformer") and self.graph_hidden_size % 4:
+            raise ValueError(
+                f"graph_hidden_size must be a multiple of the 4 heads of {self.graph_convolution}, got "
+                f"{self.graph_hidden_size}"
+            )

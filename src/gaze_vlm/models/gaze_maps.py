@@ -27,11 +27,12 @@ REACH = 12.8  # sigma, where a tail leaves float32's normal numbers
 
 
 class PatchGaze(NamedTuple):
-    """What gaze says about each cell of a grid. Cells nobody looked at have dwell 0, visits 0 and first_visit inf."""
+    """What gaze says about each cell of a grid. A cell nobody looked at: dwell 0, visits 0, first inf, last -inf."""
 
     dwell: torch.Tensor  # (B, rows, columns) seconds
     first_visit: torch.Tensor  # (B, rows, columns) seconds from the start of the reading
     visits: torch.Tensor  # (B, rows, columns) number of fixations
+    last_visit: torch.Tensor  # (B, rows, columns) seconds, when the last fixation on it ended
 
 
 def _check(fixations: torch.Tensor, fixation_mask: torch.Tensor) -> torch.Tensor:
@@ -93,7 +94,7 @@ def normalize_map(maps: torch.Tensor) -> torch.Tensor:
 
 
 def patch_gaze(fixations: torch.Tensor, fixation_mask: torch.Tensor, grid: tuple[int, int]) -> PatchGaze:
-    """Dwell, first visit and visits of each cell; fixations off the image count nowhere. Shapes as in `PatchGaze`."""
+    """What gaze says about each cell, as in `PatchGaze`; fixations off the image count nowhere."""
     mask = _check(fixations, fixation_mask)
     cells, inside = cell_index(fixations, grid)
     keep = mask & inside
@@ -105,7 +106,10 @@ def patch_gaze(fixations: torch.Tensor, fixation_mask: torch.Tensor, grid: tuple
     first = fixations.new_full((batch, count), torch.inf).scatter_reduce(
         1, flat, torch.where(keep, onset, torch.inf), "amin"
     )
-    return PatchGaze(*(value.view(batch, *grid) for value in (dwell, first, visits)))
+    last = fixations.new_full((batch, count), -torch.inf).scatter_reduce(
+        1, flat, torch.where(keep, onset + duration, -torch.inf), "amax"
+    )
+    return PatchGaze(*(value.view(batch, *grid) for value in (dwell, first, visits, last)))
 
 
 def cell_index(fixations: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

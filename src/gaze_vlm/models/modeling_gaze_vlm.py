@@ -26,7 +26,7 @@ from .configuration_gaze_vlm import GAZE_SOURCES, GazeVLMConfig
 from .modeling_scanpath_predictor import ScanpathPredictor
 from .modeling_vision_tower import patch_tokens as tower_tokens
 from .modeling_vision_tower import tower_width
-from .modeling_visual_gaze_graph import VisualGazeGraph
+from .modeling_visual_gaze_graph import GeometricConvolution, VisualGazeGraph
 
 IMAGE_INPUTS = ("pixel_values", "fixations", "fixation_mask", "patch_tokens")  # one row an image, not one a sample
 
@@ -63,7 +63,7 @@ class GazeVLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["MaxRelativeLayer"]
+    _no_split_modules = ["VisualGazeGraphLayer"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -83,6 +83,12 @@ class GazeVLMPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, VisualGazeGraph):
             init.zeros_(module.no_gaze)
+        elif isinstance(module, GeometricConvolution):
+            for name, parameter in module.named_parameters():
+                if name.endswith("bias"):
+                    init.zeros_(parameter)
+                else:
+                    init.xavier_uniform_(parameter) if parameter.ndim > 1 else init.normal_(parameter)
 
 
 class GazeVLMProjector(nn.Module):
@@ -113,10 +119,7 @@ class GazeVLMModel(GazeVLMPreTrainedModel):
     def __init__(self, config: GazeVLMConfig):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
-        width = tower_width(self.vision_tower)
-        self.visual_gaze_graph = VisualGazeGraph(
-            width, config.graph_hidden_size, config.num_graph_layers, config.graph_neighbors, config.dropout
-        )
+        self.visual_gaze_graph = VisualGazeGraph(tower_width(self.vision_tower), config)
         self.multi_modal_projector = GazeVLMProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.scanpath_predictor = None
@@ -213,7 +216,8 @@ class GazeVLMModel(GazeVLMPreTrainedModel):
                 raise ValueError(
                     f"image placeholders: {int(placeholder.sum())}, "
                     f"visual-gaze tokens: {features.shape[0] * features.shape[1]} "
-                    f"({features.shape[0]} images of {features.shape[1]})"
+                    f"({features.shape[0]} images of {features.shape[1]}); the processor must have "
+                    f"num_image_tokens={features.shape[1]}, and no image may be cut off its prompt"
                 )
             inputs_embeds = inputs_embeds.masked_scatter(placeholder[..., None], features)
         output = self.language_model(
