@@ -36,21 +36,20 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     HfArgumentParser,
-    ViTImageProcessor,
     set_seed,
 )
 
 from gaze_vlm import ScanpathPredictor, ScanpathPredictorConfig, ScanpathPredictorProcessor
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
+from gaze_vlm.training.compose import film_processor
 from gaze_vlm.training.rows import load_rows, rows_of, with_reports
 from gaze_vlm.training.scanpath_data import (
     FilmsWithText,
-    MatchedReports,
+    MatchedReportRows,
     ReportRows,
     ScanpathRows,
     grey_film,
@@ -182,22 +181,12 @@ def new_model(script: ScriptArguments) -> tuple[ScanpathPredictor, ScanpathPredi
     if script.language_model:
         model.language_model = AutoModelForCausalLM.from_pretrained(script.language_model, config=config.text_config)
     model.freeze()
-    processor = ScanpathPredictorProcessor(image_processor(script, config), tokenizer)
+    side = script.image_size or getattr(config.vision_config, "image_size", 224)
+    processor = ScanpathPredictorProcessor(film_processor(script.vision_tower, side), tokenizer)
     with torch.no_grad():  # a tower that takes no films of this size says so now
         pixels = processor.image_processor(grey_film(), return_tensors="pt")["pixel_values"]
         patch_tokens(model.eval().vision_tower, pixels)
     return model, processor
-
-
-def image_processor(script: ScriptArguments, config: ScanpathPredictorConfig) -> ViTImageProcessor:
-    """Squashes films to a square, where positions in 0..1 stay what they are; the tower's mean and deviation."""
-    side = script.image_size or getattr(config.vision_config, "image_size", 224)
-    mean = std = [0.5] * 3
-    if script.vision_tower:
-        known = AutoImageProcessor.from_pretrained(script.vision_tower)
-        values = getattr(known, "data_config", None) or {"mean": known.image_mean, "std": known.image_std}
-        mean, std = list(values["mean"]), list(values["std"])
-    return ViTImageProcessor(size={"height": side, "width": side}, do_convert_rgb=True, image_mean=mean, image_std=std)
 
 
 # ---- the data
@@ -228,7 +217,7 @@ def items_of(
         elif films is None:
             items[split] = ReportRows(with_reports(part), processor, config, seed=training.seed)
         elif split in films:
-            items[split] = MatchedReports(films[split], part, processor, config, seed=training.seed)
+            items[split] = MatchedReportRows(films[split], part, processor, config, seed=training.seed)
         if split in items and not len(items[split]):
             raise ValueError(f"{split}: no row can be used")
     return items

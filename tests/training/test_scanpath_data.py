@@ -19,7 +19,7 @@ from gaze_vlm.data.matching import present_findings, report_findings
 from gaze_vlm.pipelines import grey_film as film_of_text_alone
 from gaze_vlm.training.rows import join_report, load_rows, rows_of, with_reports
 from gaze_vlm.training.scanpath_data import (
-    MatchedReports,
+    MatchedReportRows,
     ReportRows,
     ScanpathCollator,
     ScanpathRows,
@@ -390,7 +390,7 @@ def matched(make_rows, make_row, processor, make_config):
     films = make_rows(*(make_row(i, findings=[finding(name)], report=None) for i, name in enumerate(names)))
     sections = ({"findings": text, "impression": None, "indication": None, "comparison": None} for text in REPORTS)
     reports = make_rows(*(make_row(i, image=None, report=report) for i, report in enumerate(sections)))
-    return MatchedReports(films, reports, processor, make_config())
+    return MatchedReportRows(films, reports, processor, make_config())
 
 
 def test_matched_films_show_a_finding_of_the_report(matched):
@@ -417,7 +417,7 @@ def test_matched_reports_say_that_they_are_not_paired(caplog, request):
 def test_a_film_whose_findings_nobody_judged_is_named(make_rows, make_row, processor, make_config):
     films = make_rows(make_row(0), make_row(6, findings=None))
     with pytest.raises(ValueError, match=r"film 1 \(image film-6\)"):
-        MatchedReports(films, make_rows(1), processor, make_config())
+        MatchedReportRows(films, make_rows(1), processor, make_config())
 
 
 # ---- rows of releases
@@ -481,5 +481,5 @@ def test_readers_are_chosen(make_rows):
 
 
 def test_findings_of_films_are_those_of_the_labels(make_row):
-    """The matcher's view of a film, on which `MatchedReports` rests."""
+    """The matcher's view of a film, on which `MatchedReportRows` rests."""
     assert present_findings(make_row()) == {"Cardiomegaly"}

@@ -33,6 +33,10 @@ class GazeVLMConfig(PreTrainedConfig):
         text_config (`dict | PreTrainedConfig`, *optional*): the causal language model; Llama by default.
         scanpath_config (`dict | PreTrainedConfig`, *optional*): a `ScanpathPredictor` inside, for `gaze="predicted"`.
             Without a `vision_config` of its own it reads the patch tokens of this model's tower.
+        scanpath_image_size (`int`, *optional*): a predictor with a tower of its own may want other films than this
+            model: of so many pixels a side,
+        scanpath_pixel_scale, scanpath_pixel_shift (`list[float]`, *optional*): and `pixel * scale + shift` channel by
+            channel.
         gaze (`str`): where gaze comes from when none is passed: `"predicted"` or `"none"`. `"given"`: it must be
             passed.
         tasks (`list[str]`): what the checkpoint was trained for, names of `gaze_vlm.tasks`.
@@ -56,6 +60,9 @@ class GazeVLMConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     scanpath_config: dict | PreTrainedConfig | None = None
+    scanpath_image_size: int | None = None
+    scanpath_pixel_scale: list[float] | None = None
+    scanpath_pixel_shift: list[float] | None = None
     gaze: str = "none"
     tasks: list[str] | None = None
     image_token_id: int = 0

@@ -158,8 +158,23 @@ class GazeVLMModel(GazeVLMPreTrainedModel):
                 patch_tokens = tower_tokens(self.vision_tower, pixel_values)
             predicted = self.scanpath_predictor.predict(patch_tokens=patch_tokens)
         else:
-            predicted = self.scanpath_predictor.predict(pixel_values)
+            predicted = self.scanpath_predictor.predict(self._pixels_of_predictor(pixel_values))
         return predicted.fixations[:, 0], predicted.fixation_mask[:, 0]
+
+    def _pixels_of_predictor(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Films (N, 3, H, W) as the nested predictor's own tower wants them."""
+        if self.config.scanpath_pixel_scale is not None:
+            scale, shift = (
+                torch.tensor(values, dtype=pixel_values.dtype, device=pixel_values.device)[:, None, None]
+                for values in (self.config.scanpath_pixel_scale, self.config.scanpath_pixel_shift)
+            )
+            pixel_values = pixel_values * scale + shift
+        side = self.config.scanpath_image_size
+        if side is not None and pixel_values.shape[-2:] != (side, side):
+            pixel_values = nn.functional.interpolate(
+                pixel_values, (side, side), mode="bilinear", antialias=True, align_corners=False
+            )
+        return pixel_values
 
     def get_image_features(
         self, pixel_values=None, fixations=None, fixation_mask=None, gaze=None, patch_tokens=None

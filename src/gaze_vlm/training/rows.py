@@ -4,12 +4,16 @@ import inspect
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
+import numpy as np
+from PIL import Image
 
 from ..data import BUILDERS, DataError
 from ..data.builder import SPLITS
 from ..data.export import RECORD
+from ..data.matching import FindingMatcher, present_findings, report_findings, report_text
 from ..data.schema import SCHEMA
 
 logger = logging.getLogger(__name__)
@@ -83,7 +87,78 @@ def with_reports(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.select(kept)
 
 
-def join_report(report: dict | None) -> str:
-    """Findings and impression of the column `report` as one text with single blanks."""
-    parts = (report[name] for name in ("findings", "impression")) if report else ()
+SECTIONS = ("findings", "impression")
+
+
+def join_report(report: dict | None, sections: Sequence[str] = SECTIONS) -> str:
+    """Sections of the column `report` as one text with single blanks."""
+    parts = (report[name] for name in sections) if report else ()
     return " ".join(" ".join(filter(None, parts)).split())
+
+
+def parse_weights(text: str, known: Sequence[str], what: str) -> dict[str, float]:
+    """`report:1,finding:1,none:0.5` as weights of `known` names; a name alone weighs 1, weights of zero are left out.
+
+    Raises:
+        ValueError: naming what is no such name (`what` they are) or no weight, or if all are zero.
+    """
+    weights = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition(":")
+        if name not in known:
+            raise ValueError(f"{part.strip()!r} is no {what} with its weight; known: {', '.join(known)}")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise ValueError(f"{part.strip()!r}: the weight is no number") from None
+        if not 0 <= weights[name] < float("inf"):
+            raise ValueError(f"{part.strip()!r}: a weight is a finite number from 0 on")
+    if not any(weights.values()):
+        raise ValueError(f"{text!r}: every weight is zero")
+    return {name: weight for name, weight in weights.items() if weight}
+
+
+class MatchedReports(NamedTuple):
+    """Reports that can stand beside films of DIFFERENT patients, and what finds the films."""
+
+    numbers: tuple[int, ...]  # of the reports among all rows
+    texts: tuple[str, ...]
+    findings: tuple[frozenset[str], ...]  # of each report, as far as some film is labelled with them
+    matcher: FindingMatcher  # of the films
+
+
+_LEAST_WORDS = 5  # of a report that is put beside a film by its findings
+
+
+def match_reports(films: datasets.Dataset, reports: datasets.Dataset) -> MatchedReports:
+    """Each report with what is needed to draw a film of like findings (`data.matching`, which see for what can be
+    learned so). Reports lose the sentences that say more than one film can show; those of fewer than five words are
+    left out then, and those that speak only of findings that no film is labelled with.
+
+    Raises:
+        ValueError: naming a film whose findings nobody judged; if no report is left.
+    """
+    labels = films["findings"]
+    if None in labels:
+        number = list(labels).index(None)
+        raise ValueError(f"film {number} (image {films['image_id'][number]}): nobody judged its findings")
+    present = [present_findings({"findings": findings}) for findings in labels]
+    known = frozenset().union(*present)
+    texts = [report_text({"report": report}) if report else "" for report in reports["report"]]
+    kept = [
+        (number, text, found)
+        for number, text in enumerate(texts)
+        if len(text.split()) >= _LEAST_WORDS and (found := report_findings(text) & known)
+    ]
+    if not kept:
+        raise ValueError("no report speaks of a finding that a film is labelled with")
+    return MatchedReports(*zip(*kept, strict=True), FindingMatcher(present, known))
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """In "RGB"; 16-bit grey is stretched linearly from its own minimum..maximum, as `images.read_film` does."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        low, span = values.min(), np.ptp(values) or 1
+        image = Image.fromarray(np.rint((values - low) / span * 255).astype(np.uint8))
+    return image.convert("RGB")

@@ -9,53 +9,29 @@ from functools import cached_property
 from typing import NamedTuple
 
 import datasets
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from ..data.matching import PAIRING, FindingMatcher, present_findings, report_findings, report_text
+from ..data.matching import PAIRING, present_findings
 from ..data.timing import fixations_of_sentences, sentences_of
 from ..findings import NO_FINDING
 from ..models.processing_gaze_vlm import pad_fixations
 from ..scanpath import Scanpath, ScanpathError
-from .rows import join_report
+from .rows import eight_bit, join_report, match_reports, parse_weights
 
 logger = logging.getLogger(__name__)
 
 TEXTS = ("report", "finding", "phrase", "sentence", "none")
 _READ = ["image_id", "report", "transcript", "findings", "boxes", "prompt", "scanpath", "source"]
-_LEAST_WORDS = 5  # of a report that is put beside a film by its findings
 
 
 # ---- texts
 
 
 def parse_texts(text: str) -> dict[str, float]:
-    """`report:1,finding:1,none:0.5` as weights.
-
-    Raises:
-        ValueError: naming what is no text condition or no weight.
-    """
-    weights = {}
-    for part in text.split(","):
-        name, _, weight = part.strip().partition(":")
-        if name not in TEXTS:
-            raise ValueError(f"{part.strip()!r} is no text condition with its weight; known: {', '.join(TEXTS)}")
-        try:
-            weights[name] = float(weight or 1)
-        except ValueError:
-            raise ValueError(f"{part.strip()!r}: the weight is no number") from None
-    return _checked(weights)
-
-
-def _checked(weights: dict[str, float]) -> dict[str, float]:
-    for name, weight in weights.items():
-        if name not in TEXTS or not 0 <= weight < float("inf"):
-            raise ValueError(f"text: {name}: {weight} is no weight of one of {', '.join(TEXTS)}")
-    if not any(weights.values()):
-        raise ValueError("text: every weight is zero")
-    return {name: weight for name, weight in weights.items() if weight}
+    """`report:1,finding:1,none:0.5` as weights of text conditions (`rows.parse_weights`)."""
+    return parse_weights(text, TEXTS, "text condition")
 
 
 def text_room(config) -> int | None:
@@ -177,7 +153,7 @@ class ScanpathRows(FilmsWithText):
 
     def __init__(self, rows: datasets.Dataset, processor, config, *, text: dict[str, float], seed: int = 0):
         super().__init__(rows, processor, config, seed)
-        self.rows, self.text = rows, _checked(text)
+        self.rows, self.text = rows, text
         self.counts: Counter[str] = Counter()
         self.readings = [
             reading for number, row in enumerate(rows.select_columns(_READ)) for reading in self._readings(number, row)
@@ -308,12 +284,9 @@ class ReportRows(FilmsWithText):
         return {"pixel_values": self.pixel_values(film), "input_ids": ids, "labels": ids}
 
 
-class MatchedReports(ReportRows):
-    """Stage "report" where films and reports are of DIFFERENT patients: each report beside a film of like findings.
-
-    Films are drawn anew in each epoch (`data.matching.FindingMatcher`, which see for what can be learned so). Reports
-    lose the sentences that say more than one film can show; those of fewer than five words are left out then, and
-    those that speak only of findings that no film is labelled with.
+class MatchedReportRows(ReportRows):
+    """Stage "report" where films and reports are of DIFFERENT patients: each report beside a film of like findings
+    (`rows.match_reports`). Films are drawn anew in each epoch.
 
     Args:
         films: rows with an image and findings.
@@ -322,19 +295,7 @@ class MatchedReports(ReportRows):
 
     def __init__(self, films: datasets.Dataset, reports: datasets.Dataset, processor, config, *, seed: int = 0):
         FilmsWithText.__init__(self, films, processor, config, seed)
-        labels = films["findings"]
-        if None in labels:
-            number = list(labels).index(None)
-            raise ValueError(f"film {number} (image {films['image_id'][number]}): nobody judged its findings")
-        present = [present_findings({"findings": findings}) for findings in labels]
-        known = frozenset().union(*present)
-        texts = [report_text({"report": report}) if report else "" for report in reports["report"]]
-        texts = [(number, text) for number, text in enumerate(texts) if len(text.split()) >= _LEAST_WORDS]
-        kept = [(number, text, found) for number, text in texts if (found := report_findings(text) & known)]
-        if not kept:
-            raise ValueError("no report speaks of a finding that a film is labelled with")
-        numbers, self.texts, self.findings = zip(*kept, strict=True)
-        self.matcher = FindingMatcher(present, known)
+        numbers, self.texts, self.findings, self.matcher = match_reports(films, reports)
         self.check_texts([(f"report {number}", text) for number, text in zip(numbers, self.texts, strict=True)])
         logger.info("%d of %d reports beside %d films, %s", len(self), len(reports), len(films), PAIRING)
 
@@ -345,15 +306,6 @@ class MatchedReports(ReportRows):
 def grey_film(size: int = 64) -> Image.Image:
     """An even grey film, for when there is only a text."""
     return Image.new("RGB", (size, size), (128, 128, 128))
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """In "RGB"; 16-bit grey is stretched linearly from its own minimum..maximum, as `images.read_film` does."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        low, span = values.min(), np.ptp(values) or 1
-        image = Image.fromarray(np.rint((values - low) / span * 255).astype(np.uint8))
-    return image.convert("RGB")
 
 
 class ScanpathCollator:

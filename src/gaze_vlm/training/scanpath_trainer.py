@@ -166,7 +166,7 @@ class ScanpathTrainer(Trainer):
     Args:
         model: its parts are frozen as the stage demands.
         args: `ScanpathTrainingArguments`.
-        train_dataset, eval_dataset: `ScanpathRows`, `ReportRows` or `MatchedReports`.
+        train_dataset, eval_dataset: `ScanpathRows`, `ReportRows` or `MatchedReportRows`.
         processing_class: a `ScanpathPredictorProcessor`.
     """
 

@@ -1,0 +1,46 @@
+"""Texts of a GazeVLM for films, gaze and messages."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+
+@torch.no_grad()
+def generate_texts(
+    model,
+    processor,
+    messages: Sequence[list[dict]],
+    images: Sequence[Sequence[Image.Image]],
+    fixations: Sequence | None = None,
+    gaze: str | None = None,
+    **options,
+) -> list[str]:
+    """Answers to conversations, as one batch.
+
+    Args:
+        model: a GazeVLM, or a PeftModel around one.
+        processor: its `GazeVLMProcessor`.
+        messages: chat messages of each sample (`gaze_vlm.tasks`), with as many images as `images` has for it.
+        images: RGB films of each sample.
+        fixations: one scanpath an image (all samples' images in a row): (n, 4) arrays, records, or None.
+        gaze: "given", "predicted" or "none"; by default given if there are fixations, else what the model's config
+            says.
+        options: of transformers' `generate`: `max_new_tokens`, `num_beams`, `do_sample`, `streamer`, ...
+
+    Raises:
+        ValueError: if images, placeholders and scanpaths do not go together.
+    """
+    prompts = [processor.apply_chat_template(one, add_generation_prompt=True) for one in messages]
+    shown = [list(one) for one in images]
+    inputs = processor(
+        images=shown if any(shown) else None,
+        text=prompts,
+        fixations=fixations,
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_tensors="pt",
+    ).to(model.device)
+    tokens = model.generate(**inputs, gaze=gaze, **options)
+    return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -1,0 +1,118 @@
+"""LoRA adapters of a GazeVLM: what was trained as one small folder, on top of its base, or merged into it.
+
+The folder is peft's own: LoRA weights of the language model, graph and projector in full, and the processor.
+"""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from safetensors.torch import load_file, save_file
+
+from ..models.modeling_gaze_vlm import GazeVLM
+
+TRAINED_IN_FULL = ("visual_gaze_graph", "multi_modal_projector")
+BASE_FILE = "base_samples.safetensors"
+_SAMPLED = 8  # values of each tensor
+
+
+class AdapterError(ValueError):
+    """An adapter that does not belong to the base; the message names both and says how to mend it."""
+
+
+def lora_config(
+    model: GazeVLM,
+    *,
+    r: int = 16,
+    alpha: int = 16,
+    dropout: float = 0.1,
+    target_modules: list[str] | None = None,
+    train_vision_tower: bool = False,
+) -> LoraConfig:
+    """LoRA on the language model only; graph and projector are trained in full. Ranks are R2GenGPT's, for Gaze2Report
+    tells none.
+
+    Args:
+        target_modules: last parts of the names of the language model's layers, such as `q_proj`; all its linear
+            layers by default. (Bare names would hit vision tower and scanpath predictor too.)
+        train_vision_tower: in full, as graph and projector.
+
+    Raises:
+        ValueError: naming a layer that the language model lacks.
+    """
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.model.language_model.named_modules()
+        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+    for name in target_modules or ():
+        if name not in linear:
+            raise ValueError(f"target_modules: the language model has no layer {name!r}; {', '.join(sorted(linear))}")
+    names = "|".join(sorted(target_modules or linear))
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=rf"model\.language_model\..*\.({names})",
+        modules_to_save=[*TRAINED_IN_FULL, *(["vision_tower"] if train_vision_tower else [])],
+        task_type="CAUSAL_LM",
+    )
+
+
+def save_base_samples(model: PeftModel, folder: str | Path) -> None:
+    """Some values of each frozen weight of the base, by which it is known again."""
+    save_file(_samples(model.get_base_model()), Path(folder) / BASE_FILE)
+
+
+def load_adapter(folder: str | Path, base: GazeVLM | None = None, **options) -> PeftModel:
+    """The adapter in a folder on top of its base.
+
+    Args:
+        base: by default what the adapter's config names, loaded with `options` (of `from_pretrained`).
+
+    Raises:
+        AdapterError: if the folder holds no adapter, the base is not there, or is another than the adapter's own.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise AdapterError(f"{folder}: no adapter_config.json, so no adapter")
+    name = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if base is None:
+        try:
+            base = GazeVLM.from_pretrained(name, **options)
+        except (OSError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise AdapterError(f"{folder}: its base {name!r} cannot be loaded ({reason}); pass the base") from error
+    if (folder / BASE_FILE).is_file():
+        _check_base(folder, name, base)
+    return PeftModel.from_pretrained(base, folder)
+
+
+def merge_adapter(folder: str | Path, base: GazeVLM | None = None, **options) -> GazeVLM:
+    """One checkpoint out of base and adapter; arguments and errors as in `load_adapter`."""
+    return load_adapter(folder, base, **options).merge_and_unload()
+
+
+def _samples(model: GazeVLM) -> dict[str, torch.Tensor]:
+    sampled = {}
+    for name, value in model.named_parameters():
+        name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
+        trained = "lora_" in name or "modules_to_save" in name or any(part in name for part in TRAINED_IN_FULL)
+        if not trained and value.is_floating_point():
+            sampled[name] = value.detach().flatten()[:_SAMPLED].float().cpu().clone()
+    return sampled
+
+
+def _check_base(folder: Path, name: str, base: GazeVLM) -> None:
+    known, its = load_file(folder / BASE_FILE), _samples(base)
+    for weight, values in known.items():
+        other = its.get(weight)
+        if other is None and weight in dict(base.named_parameters()):
+            continue  # quantised
+        alike = other is not None and other.shape == values.shape
+        # the base may be loaded in half precision
+        if not alike or not torch.allclose(other, values, rtol=1e-2, atol=1e-4):
+            difference = "differs" if alike else "is missing or has another shape"
+            raise AdapterError(
+                f"{folder}: an adapter for another base: {weight} {difference}; it belongs to {name!r}, load that one"
+            )

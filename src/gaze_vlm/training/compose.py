@@ -1,0 +1,223 @@
+"""A GazeVLM out of parts: a vision tower, a causal language model with its tokenizer, a scanpath predictor."""
+
+from importlib.resources import files
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    OPTConfig,
+    PreTrainedModel,
+    ViTImageProcessor,
+)
+from transformers.initialization import no_init_weights
+
+from ..models.configuration_gaze_vlm import GazeVLMConfig
+from ..models.modeling_gaze_vlm import GazeVLM
+from ..models.modeling_scanpath_predictor import ScanpathPredictor
+from ..models.modeling_vision_tower import patch_tokens, tower_width
+from ..models.processing_gaze_vlm import GazeVLMProcessor
+
+IMAGE_TOKEN = "<image>"
+OWN_MODELS = ("gaze_vlm", "gaze_classifier", "scanpath_predictor")
+
+# a language model's template knows texts only: images become their placeholder first
+FLATTEN = (
+    "{%- set flat = namespace(messages=[]) -%}"
+    "{%- for message in messages -%}{%- set content = namespace(text='') -%}"
+    "{%- if message['content'] is string -%}{%- set content.text = message['content'] -%}{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- set content.text = content.text + ('" + IMAGE_TOKEN + "' if part['type'] == 'image' else part['text']) -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- set flat.messages = flat.messages + [{'role': message['role'], 'content': content.text}] -%}"
+    "{%- endfor -%}{%- set messages = flat.messages -%}"
+)
+# for language models without a template of their own
+PLAIN_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}{{ '\nAssistant:' + message['content'] + eos_token }}"
+    "{%- else -%}{{ 'Human: ' + message['content'] }}{%- endif -%}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '\nAssistant:' }}{%- endif -%}"
+)
+
+
+# ---- the parts
+
+
+def load_tower(place: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The vision tower in a folder or repository: a vision model, that of a vision-language model, or of ours."""
+    config = AutoConfig.from_pretrained(place)
+    if config.model_type not in OWN_MODELS:
+        return AutoModel.from_pretrained(place, config=getattr(config, "vision_config", config), dtype=dtype)
+    model = AutoModel.from_pretrained(place, dtype=dtype)
+    return model.model.vision_tower if config.model_type == "gaze_vlm" else model.vision_tower
+
+
+def film_processor(place: str | None, side: int) -> ViTImageProcessor:
+    """Squashes films to `side` x `side` pixels, where positions in 0..1 stay what they are; mean and deviation are
+    those of the tower in `place`, else 0.5."""
+    mean = std = [0.5] * 3
+    if place is not None:
+        own = AutoConfig.from_pretrained(place).model_type in OWN_MODELS
+        known = (
+            AutoProcessor.from_pretrained(place).image_processor if own else AutoImageProcessor.from_pretrained(place)
+        )
+        values = getattr(known, "data_config", None) or {"mean": known.image_mean, "std": known.image_std}
+        mean, std = list(values["mean"]), list(values["std"])
+    return ViTImageProcessor(size={"height": side, "width": side}, do_convert_rgb=True, image_mean=mean, image_std=std)
+
+
+def film_side(place: str, default: int = 224) -> int:
+    """Pixels a side of the films that a tower was made for."""
+    config = AutoConfig.from_pretrained(place)
+    if config.model_type in OWN_MODELS:
+        return AutoProcessor.from_pretrained(place).image_processor.size["height"]
+    return getattr(getattr(config, "vision_config", config), "image_size", default)
+
+
+def load_language_model(place: str, dtype: torch.dtype = torch.float32):
+    """(causal language model, tokenizer) of a folder or repository."""
+    return AutoModelForCausalLM.from_pretrained(place, dtype=dtype), AutoTokenizer.from_pretrained(place)
+
+
+def new_language_model():
+    """(a small OPT of random weights, nano's tokenizer), to be trained in full."""
+    tokenizer = AutoTokenizer.from_pretrained(str(files("gaze_vlm") / "nano" / "gaze_vlm"))
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=224,
+        word_embed_proj_dim=224,
+        ffn_dim=896,
+        num_hidden_layers=4,
+        num_attention_heads=7,
+        max_position_embeddings=256,
+        dropout=0.1,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config), tokenizer
+
+
+# ---- the whole
+
+
+def compose(
+    tower: PreTrainedModel,
+    image_processor: ViTImageProcessor,
+    causal: PreTrainedModel,
+    tokenizer,
+    predictor: ScanpathPredictor | None = None,
+    predictor_image_processor: ViTImageProcessor | None = None,
+    **options,
+) -> tuple[GazeVLM, GazeVLMProcessor]:
+    """A GazeVLM and its processor. Graph and projector are new; the parts are taken over, not copied.
+
+    The tokenizer gets a placeholder for images if it has none, and the embeddings a row for it where they have none to
+    spare. A tokenizer without a chat template gets a plain one ("Human: ... Assistant: ...").
+
+    Args:
+        predictor: for predicted gaze. If its tower is the same as `tower`, weight by weight, it reads that one's patch
+            tokens; else it keeps its own, and its films are made out of this model's (`predictor_image_processor`
+            says how it wants them).
+        options: fields of `GazeVLMConfig`.
+
+    Raises:
+        ValueError: if the language model is none that takes embeddings and has a plain output layer.
+    """
+    add_image_token(tokenizer, causal)
+    nested, own_weights = {}, {}
+    if predictor is not None:
+        nested, own_weights = nested_predictor(predictor, tower)
+        if nested["scanpath_config"]["vision_config"] is not None:
+            nested |= pixels_between(image_processor, predictor_image_processor)
+    config = GazeVLMConfig(
+        vision_config=tower.config.to_dict(),
+        text_config=causal.config.to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        **{**nested, **options},
+    )
+    with no_init_weights():
+        model = GazeVLM(config)
+    take_language_model(model, causal)
+    model.model.vision_tower = tower
+    for part in (model.model.visual_gaze_graph, model.model.multi_modal_projector):
+        part.apply(model._init_weights).to(causal.dtype)
+    if predictor is not None:
+        model.model.scanpath_predictor.load_state_dict(own_weights)
+        model.model.scanpath_predictor.to(causal.dtype)
+    model.model.freeze()
+    model.generation_config = causal.generation_config
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    processor = GazeVLMProcessor(
+        image_processor,
+        tokenizer,
+        num_image_tokens=count_image_tokens(model, image_processor),
+        chat_template=FLATTEN + (tokenizer.chat_template or PLAIN_TEMPLATE),
+    )
+    return model.eval(), processor
+
+
+def add_image_token(tokenizer, causal: PreTrainedModel) -> None:
+    """A placeholder for images, padding on the left, a token to pad with."""
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"extra_special_tokens": [*tokenizer.extra_special_tokens, IMAGE_TOKEN]})
+    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) >= causal.get_input_embeddings().num_embeddings:
+        causal.resize_token_embeddings(len(tokenizer))
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+
+
+def take_language_model(model: GazeVLM, causal: PreTrainedModel) -> None:
+    """The language model's body and output layer, in place."""
+    body, head = causal.base_model, causal.get_output_embeddings()
+    if type(body) is not type(model.model.language_model) or getattr(head, "bias", None) is not None:
+        raise ValueError(f"{type(causal).__name__}: only language models with a body and a plain output layer serve")
+    model.model.language_model = body
+    model.lm_head.weight = head.weight
+
+
+def nested_predictor(predictor: ScanpathPredictor, tower: PreTrainedModel) -> tuple[dict, dict]:
+    """Fields of `GazeVLMConfig`, and the weights of what goes inside."""
+    config, weights = predictor.config.to_dict() | {"_name_or_path": ""}, predictor.state_dict()
+    if predictor.vision_tower is not None and same_weights(predictor.vision_tower, tower):
+        config |= {"vision_config": None, "vision_width": tower_width(tower)}
+        weights = {name: value for name, value in weights.items() if not name.startswith("vision_tower.")}
+    return {"scanpath_config": config, "gaze": "predicted"}, weights
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether all weights are equal, up to half precision's rounding."""
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(
+        value.shape == second[name].shape and torch.allclose(value.float(), second[name].float(), rtol=1e-2, atol=1e-6)
+        for name, value in first.items()
+    )
+
+
+def pixels_between(one: ViTImageProcessor, other: ViTImageProcessor) -> dict:
+    """How films as one processor makes them become films as another would."""
+    means = zip(one.image_mean, other.image_mean, other.image_std, strict=True)
+    return {
+        "scanpath_image_size": other.size["height"],
+        "scanpath_pixel_scale": [a / b for a, b in zip(one.image_std, other.image_std, strict=True)],
+        "scanpath_pixel_shift": [(mean - its) / std for mean, its, std in means],
+    }
+
+
+@torch.no_grad()
+def count_image_tokens(model: GazeVLM, image_processor) -> int:
+    """Visual-gaze tokens of a film. A tower that takes no films of this size says so."""
+    grey = Image.new("RGB", (64, 64), (128, 128, 128))
+    pixels = image_processor(grey, return_tensors="pt")["pixel_values"].to(model.model.vision_tower.dtype)
+    rows, columns = patch_tokens(model.model.vision_tower.eval(), pixels).shape[1:3]
+    merge = model.config.merge_size
+    if rows % merge or columns % merge:
+        raise ValueError(f"merge_size: a grid of {rows} x {columns} patches cannot be merged in squares of {merge}")
+    return (rows // merge) * (columns // merge)

@@ -1,0 +1,326 @@
+"""Rows of the schema as conversations that a GazeVLM is fine-tuned on: films, gaze, question, answer."""
+
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from ..data.matching import PAIRING, present_findings
+from ..findings import NO_FINDING
+from ..models.processing_gaze_vlm import pad_fixations
+from ..report_composer import REPORTED
+from ..scanpath import Scanpath, ScanpathError
+from ..tasks import report_messages, vqa_messages
+from .rows import SECTIONS, eight_bit, join_report, match_reports
+
+logger = logging.getLogger(__name__)
+
+GAZE = ("given", "predicted", "shuffled", "none")
+CONTEXT = ("indication", "comparison", "findings")
+VIEWS = ("image", "study")
+FRONTAL = {"PA": 0, "AP": 1}
+_READ = ["image_id", "patient_id", "study_id", "view", "report", "findings", "question", "answer", "scanpath"]
+
+
+class Item(NamedTuple):
+    """What is asked, and what is to be answered.
+
+    Args:
+        task: a name of `tasks.TASKS`.
+        row: number of the row that question and answer come from.
+        films: numbers of the rows whose films are shown; None: drawn anew in each epoch.
+        answer: the text that is learned.
+    """
+
+    task: str
+    row: int
+    films: tuple[int, ...] | None
+    answer: str
+
+
+class SftRows:
+    """Conversations of rows, reproducibly drawn.
+
+    What is drawn for an item depends on `seed`, the epoch and the item's place, and on nothing else: neither on the
+    process nor on the order in which items are asked for. `GazeSFTTrainer` sets the epoch. With `training` False
+    nothing changes from epoch to epoch.
+
+    Args:
+        rows: of the schema, with films, unless `films` brings them.
+        tasks: task -> how often its items are seen in an epoch: 1 each once, 0.2 a fifth of them, drawn anew in each
+            epoch, 2 each twice. Outside training each once. `report` needs a report, `vqa` a question and its answer.
+        gaze: where gaze comes from -> weight. One is drawn for an item among those that it offers: `given` (some of
+            its films were read with an eye tracker), `predicted` (by `predicted`), `shuffled` (a scanpath of another
+            patient: a check that gaze matters), `none`. An item that offers nothing that was asked for has none.
+        films: rows of OTHER patients with films and findings, for rows without; each report is put beside a film of
+            like findings (`rows.match_reports`).
+        predicted: fixations (n, 4) of each film (of `films`, else `rows`), see `predict_scanpaths`.
+        context: what stands in the request for a report -> share of items that get it: `indication`, `comparison`,
+            `findings`. The last are those that the row is labelled with, or those of a matched report: for models
+            that are told what a classifier found. Never give them where findings are measured.
+        sections: of the report that are to be written.
+        views: "image": one film an item; "study": all films of a study together, frontal ones first, at most
+            `max_views`.
+
+    Raises:
+        ValueError: if no item is left, or nothing offers the gaze that is asked for; naming the row whose scanpath is
+            none.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        *,
+        tasks: Mapping[str, float],
+        gaze: Mapping[str, float],
+        films: datasets.Dataset | None = None,
+        predicted: Sequence[np.ndarray] | None = None,
+        context: Mapping[str, float] | None = None,
+        sections: Sequence[str] = SECTIONS,
+        views: str = "image",
+        max_views: int = 2,
+        training: bool = True,
+        seed: int = 0,
+    ):
+        if films is not None and views == "study":
+            raise ValueError("films of other patients make no study: views must be image")
+        self.tasks, self.gaze, self.context = dict(tasks), dict(gaze), dict(context or {})
+        self.training, self.seed, self.predicted = training, seed, predicted
+        self.rows = list(rows.select_columns(_READ))
+        source = rows if films is None else films
+        self.films = source.select_columns(["image"])
+        shown = self.rows if films is None else list(films.select_columns(_READ))
+        self.patients = [row["patient_id"] or row["image_id"] for row in shown]
+        self.given = [self._scanpath(number, row) for number, row in enumerate(shown)]
+        imaged = _with_image(source)
+        self.matched = None
+        if films is not None:
+            if not all(imaged):
+                raise ValueError(f"film {imaged.index(False)}: there is no image")
+            self.matched = match_reports(films, rows)
+            self._findings = dict(zip(self.matched.numbers, self.matched.findings, strict=True))
+        items = list(self._matched_items() if films is not None else self._items(imaged, sections, views, max_views))
+        self.items = {task: [item for item in items if item.task == task] for task in self.tasks}
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # a DataLoader's workers see it change
+        self._places: tuple[int, list[Item]] | None = None
+        self._check()
+
+    # ---- what there is
+
+    def _scanpath(self, number: int, row: dict) -> np.ndarray | None:
+        """(n, 4) on the film; None where nobody's gaze is known."""
+        if not row["scanpath"]:
+            return None
+        try:
+            recorded = Scanpath.from_records(row["scanpath"]).drop_outside()
+        except ScanpathError as error:
+            raise ValueError(f"row {number} (image {row['image_id']}): {error}") from None
+        return recorded.to_array() if len(recorded) else None
+
+    def _matched_items(self) -> Iterator[Item]:
+        for number, text in zip(self.matched.numbers, self.matched.texts, strict=True):
+            yield Item("report", number, None, text)
+
+    def _items(self, imaged: list[bool], sections, views: str, max_views: int) -> Iterator[Item]:
+        studies: dict[str, list[int]] = {}
+        for number, row in enumerate(self.rows):
+            if imaged[number]:
+                alone = views == "image" or row["study_id"] is None
+                studies.setdefault(f"row {number}" if alone else f"study {row['study_id']}", []).append(number)
+        for numbers in studies.values():
+            ordered = sorted(numbers, key=lambda number: FRONTAL.get(self.rows[number]["view"] or "", len(FRONTAL)))
+            films = tuple(ordered[:max_views])
+            texts = {number: join_report(self.rows[number]["report"], sections) for number in numbers}
+            reported = next((number for number in ordered if texts[number]), None)
+            if reported is not None:
+                yield Item("report", reported, films, texts[reported])
+            for number in numbers:
+                row = self.rows[number]
+                if row["question"] and row["answer"]:
+                    yield Item("vqa", number, films if views == "study" else (number,), row["answer"])
+
+    def _check(self) -> None:
+        for task in self.tasks:
+            if not self.items[task]:
+                raise ValueError(f"no row can be used for the task {task}: nothing has what it needs")
+        known = {
+            "given": any(path is not None for path in self.given),
+            "shuffled": len({who for who, path in zip(self.patients, self.given, strict=True) if path is not None})
+            > 1,
+            "predicted": self.predicted is not None,
+            "none": True,
+        }
+        for source in self.gaze:
+            if not known[source]:
+                raise ValueError(f"gaze: nothing offers {source!r}: {_REASONS[source]}")
+        counts = ", ".join(f"{task} {len(items)}" for task, items in self.items.items())
+        gazed = sum(path is not None for path in self.given)
+        logger.info("items: %s; %d of %d films come with gaze", counts, gazed, len(self.given))
+        if self.matched is not None:
+            logger.info("films and reports are %s", PAIRING)
+
+    # ---- what is drawn
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew, when training."""
+        self._epoch.fill_(epoch if self.training else 0)
+
+    def rng(self, *key) -> random.Random:
+        return random.Random(" ".join(map(str, (self.seed, int(self._epoch), *key))))
+
+    def __len__(self) -> int:
+        return sum(self._count(task) for task in self.tasks)
+
+    def _count(self, task: str) -> int:
+        return max(1, round(self.tasks[task] * len(self.items[task]))) if self.training else len(self.items[task])
+
+    def item(self, place: int) -> Item:
+        """The item that stands in a place of this epoch."""
+        epoch = int(self._epoch)
+        if self._places is None or self._places[0] != epoch:
+            places = []
+            for task in self.tasks:
+                known, count = self.items[task], self._count(task)
+                times, rest = divmod(count, len(known))
+                places += known * times + self.rng(task).sample(known, rest)
+            self._places = epoch, places
+        return self._places[1][place]
+
+    def draw(self, place: int) -> dict:
+        """`prompt` and `completion` (messages), `images` (PIL), `fixations` (one (n, 4) array an image, None without
+        gaze) and `gaze` (where they come from)."""
+        item, rng = self.item(place), self.rng(place)
+        films, findings = item.films, None
+        if films is None:
+            findings = self._findings[item.row]
+            films = (self.matched.matcher.draw(findings, rng)["film"],)
+        messages = self._messages(item, rng, len(films), findings)
+        source, fixations = self._gaze(films, rng)
+        return {
+            "prompt": messages[:-1],
+            "completion": messages[-1:],
+            "images": [eight_bit(self.films[film]["image"]) for film in films],
+            "fixations": fixations,
+            "gaze": source,
+        }
+
+    def _messages(self, item: Item, rng: random.Random, views: int, findings) -> list[dict]:
+        row = self.rows[item.row]
+        if item.task == "vqa":
+            return vqa_messages(row["question"], item.answer, views=views)
+        told = {name for name in CONTEXT if rng.random() < self.context.get(name, 0)}
+        report = row["report"] or {}
+        known = None
+        if "findings" in told:
+            if findings is None and row["findings"] is not None:
+                findings = present_findings(row)
+            if findings is not None:
+                known = [name for name in REPORTED if name in findings and name != NO_FINDING]
+        return report_messages(
+            known,
+            item.answer,
+            views=views,
+            indication=report.get("indication") if "indication" in told else None,
+            comparison=report.get("comparison") if "comparison" in told else None,
+        )
+
+    def _gaze(self, films: tuple[int, ...], rng: random.Random) -> tuple[str, list[np.ndarray | None]]:
+        offered = [source for source in self.gaze if source not in ("given", "shuffled") or self._is_gazed(films)]
+        if not offered:
+            return "none", [None] * len(films)
+        (source,) = rng.choices(offered, [self.gaze[one] for one in offered])
+        if source == "given":
+            return source, [self.given[film] for film in films]
+        if source == "predicted":
+            return source, [self.predicted[film] for film in films]
+        if source == "shuffled":
+            return source, [None if self.given[film] is None else self._of_another(film, rng) for film in films]
+        return source, [None] * len(films)
+
+    def _is_gazed(self, films: tuple[int, ...]) -> bool:
+        return any(self.given[film] is not None for film in films)
+
+    def _of_another(self, film: int, rng: random.Random) -> np.ndarray:
+        while True:
+            other = rng.randrange(len(self.given))
+            if self.given[other] is not None and self.patients[other] != self.patients[film]:
+                return self.given[other]
+
+    # ---- as a data set
+
+    def dataset(self) -> datasets.Dataset:
+        """What `draw` gives, as TRL's trainers take it; drawn when asked for."""
+        places = datasets.Dataset.from_dict({"place": range(len(self))})
+        places.set_transform(self._columns)
+        return places
+
+    def _columns(self, batch: dict) -> dict[str, list]:
+        drawn = [self.draw(place) for place in batch["place"]]
+        return {name: [one[name] for one in drawn] for name in drawn[0]}
+
+
+_REASONS = {
+    "given": "no film comes with fixations",
+    "shuffled": "fixations of at least two patients are needed",
+    "predicted": "there is no scanpath predictor",
+}
+
+
+def _with_image(rows: datasets.Dataset) -> list[bool]:
+    columns = rows.select_columns(["image"]).with_format("arrow")
+    return [there for batch in columns.iter(1000) for there in batch["image"].is_valid().to_pylist()]
+
+
+@torch.no_grad()
+def predict_scanpaths(model, image_processor, rows: datasets.Dataset, batch_size: int = 16) -> list[np.ndarray]:
+    """What a GazeVLM's own predictor says of each row's film: fixations (n, 4), none for a row without a film."""
+    films = rows.select_columns(["image"])
+    numbers = [number for number, there in enumerate(_with_image(rows)) if there]
+    predicted = [np.zeros((0, 4), np.float32)] * len(rows)
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(numbers), batch_size):
+        its = numbers[start : start + batch_size]
+        images = [eight_bit(films[number]["image"]) for number in its]
+        pixels = image_processor(images, return_tensors="pt")["pixel_values"].to(model.device)
+        fixations, mask = model.predict_gaze(pixels)
+        for number, path, kept in zip(its, fixations.float().cpu(), mask.cpu(), strict=True):
+            predicted[number] = path[kept].numpy()
+    model.train(was_training)
+    return predicted
+
+
+class GazeVLMCollator(DataCollatorForVisionLanguageModeling):
+    """TRL's collator of films and texts, and the gaze on each film: `fixations` (N, F, 4) and `fixation_mask` (N, F),
+    one row an image; all False for an image without gaze. Labels are those of the answer.
+
+    Raises:
+        ValueError: if a sample has more or fewer scanpaths than films, or `max_length` cuts off an image.
+    """
+
+    def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        scanpaths = []
+        for number, example in enumerate(examples):
+            if len(example["fixations"]) != len(example["images"]):
+                raise ValueError(
+                    f"sample {number}: {len(example['images'])} images, {len(example['fixations'])} scanpaths; each "
+                    "image needs one, or None"
+                )
+            scanpaths += example["fixations"]
+        examples = [{name: example[name] for name in ("prompt", "completion", "images")} for example in examples]
+        counts = [len(example["images"]) for example in examples]
+        batch = dict(super().torch_call(examples))
+        shown = (batch["input_ids"] == self.processor.image_token_id).sum(1).tolist()
+        for number, (tokens, count) in enumerate(zip(shown, counts, strict=True)):
+            if tokens != count * self.processor.num_image_tokens:
+                raise ValueError(
+                    f"sample {number}: max_length={self.max_length} cuts its {count} images of "
+                    f"{self.processor.num_image_tokens} tokens each down to {tokens} tokens; raise it, or leave it out"
+                )
+        batch["fixations"], batch["fixation_mask"] = pad_fixations(scanpaths)
+        return batch
