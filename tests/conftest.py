@@ -1,6 +1,7 @@
 """Tiny random models in the layout of a checkpoint folder, and films, all made by code."""
 
 import copy
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +211,13 @@ def write_dicom(path: Path, pixels: np.ndarray | None, modality: str = "DX") -> 
         data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
         data.PixelData = pixels.tobytes()
     data.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def fake_hub(tmp_path):
+    """A `FakeHub` (tests/fakehub.py) without repositories."""
+    spec = importlib.util.spec_from_file_location("fakehub", Path(__file__).with_name("fakehub.py"))
+    fakehub = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fakehub)
+    with fakehub.FakeHub(tmp_path / "hub") as hub:
+        yield hub
