@@ -2,11 +2,12 @@
 
     accelerate launch examples/scanpath_experiments.py language-model --output_dir runs/language-model \
         --preset medgaze --vision_tower timm/resnet50.a1_in1k --language_model facebook/opt-2.7b \
-        --data egd_cxr=DIR --data reflacx=DIR --mimic_cxr DIR --text report:1 --num_train_epochs 1000 --bf16
+        --data egd_cxr=DIR --data reflacx=DIR --mimic_cxr DIR --one_split --text report:1 \
+        --num_train_epochs 1000 --bf16
     accelerate launch examples/scanpath_experiments.py deterministic --output_dir runs/deterministic \
         --model runs/stage-1 --data egd_cxr=DIR --mimic_cxr DIR --text report:1 --num_train_epochs 1000 --bf16
     accelerate launch examples/scanpath_experiments.py readers --by source --output_dir runs/readers \
-        --model runs/stage-1 --data egd_cxr=DIR --data reflacx=DIR --mimic_cxr DIR --text report:1 \
+        --model runs/stage-1 --data egd_cxr=DIR --data reflacx=DIR --mimic_cxr DIR --one_split --text report:1 \
         --num_train_epochs 1000 --bf16
     python examples/scanpath_experiments.py first-stage --output_dir runs/first-stage --model runs/stage-1 \
         --data gazesearch=FILE --text finding:1 --encoder_learning_rate 1e-4 --duration_learning_rate 1e-4 \
@@ -15,7 +16,8 @@
 - first-stage: what stage "report" has taught kept, and given up for new weights (frozen parts stay). curves.svg shows
   how fast stage "gaze" learns then.
 - language-model: with the language model, and with its token embeddings alone.
-- deterministic: Gaussian fixations, and numbers without a distribution; both with the paper's L1.
+- deterministic: Gaussian fixations, drawn as in the paper, and numbers without a distribution, nothing of which is
+  drawn; both with the paper's L1.
 - readers: trained on each reader and on all, tested on each and on all. --by source takes a data set as a reader:
   REFLACX does not tell which of its five read what, and EGD-CXR has one.
 
@@ -86,6 +88,9 @@ class Variant:
         return re.sub(r"[^\w.-]+", "-", self.name)
 
 
+ESTIMATES = {"sample": "one draw", "mean": "the mean of the likeliest strategy", "consensus": "the consensus"}
+
+
 def variants_of(what: str, script: ExperimentArguments, rows: dict[str, datasets.Dataset]) -> list[Variant]:
     if what == "language-model":
         if script.model or script.no_language_model:
@@ -97,9 +102,12 @@ def variants_of(what: str, script: ExperimentArguments, rows: dict[str, datasets
             raise ValueError('first-stage needs --model, the result of stage "report"')
         return [Variant("after stage 1", script), Variant("without stage 1", script, fresh=True)]
     if what == "deterministic":
-        chosen = {"Gaussian": "distribution=normal", "deterministic": "distribution=none"}
+        chosen = {"Gaussian": ("normal", "sample"), "deterministic": ("none", "mean")}
         paper = [*script.config, "regression_loss=l1", "noise_rank=0"]
-        return [Variant(name, replace(script, config=[*paper, one])) for name, one in chosen.items()]
+        return [
+            Variant(name, replace(script, config=[*paper, f"distribution={kind}", f"point_estimate={estimate}"]))
+            for name, (kind, estimate) in chosen.items()
+        ]
     names = sorted({*rows["train"][script.by]} - {None})
     if len(names) < 2:
         raise ValueError(f"readers: the rows to train on are of {len(names)} {script.by}, two are needed")
@@ -114,10 +122,9 @@ def variants_of(what: str, script: ExperimentArguments, rows: dict[str, datasets
 # ---- one variant
 
 
-def predictions_of(
-    variant: Variant, training: ScanpathTrainingArguments, rows: dict[str, datasets.Dataset]
-) -> dict[str, list[dict]]:
-    """What the variant has learned from, and its scanpath beside the reader's for each item of the test split.
+def predictions_of(variant: Variant, training: ScanpathTrainingArguments, rows: dict[str, datasets.Dataset]) -> dict:
+    """What the variant has learned from, and its scanpath beside the reader's for each item of the test split; whether
+    both begin with a fixation at the centre that is put in front, and what the point estimate is.
 
     It is trained unless its folder holds the result, from the last checkpoint there if it was stopped.
     """
@@ -137,10 +144,13 @@ def predictions_of(
         renew(trainer.model)
     run(trainer, items)
     predicted = trainer.predict(items["test"])
+    items["train"].set_epoch(0)  # what is drawn for an item changes with it
     known = {
+        "centred": trainer.model.config.start_at_center,
+        "point_estimate": trainer.model.config.point_estimate,
         "training": [
-            about(items["train"], number) | {"recorded": reading.scanpath.to_records()}
-            for number, reading in enumerate(items["train"].readings)
+            about(items["train"], number) | {"recorded": items["train"].draw(number).scanpath.to_records()}
+            for number in range(len(items["train"]))
         ],
         "test": [
             about(items["test"], number) | {"recorded": recorded.to_records(), "predicted": path.to_records()}
@@ -165,15 +175,23 @@ def renew(model: ScanpathPredictor) -> None:
 
 
 def about(items: ScanpathRows, number: int) -> dict[str, str | None]:
-    """What identifies an item."""
+    """What identifies an item: its row, and which sentence it is, by its number and the text that is read."""
     row = items.rows.select_columns(["image_id", "patient_id", "prompt", "reader", "source"])
-    return row[items.readings[number].row]
+    reading, sentence = items.readings[number], None
+    if reading.sentence is not None:
+        sentence = f"sentence {reading.sentence}: {items.draw(number).text}"
+    return row[reading.row] | {"sentence": sentence}
 
 
-def case_of(record: dict, path: str) -> Case:
+def case_of(record: dict, path: str, centred: bool = False) -> Case:
+    """One side of a record as a case; where it is `centred`, without the made-up fixation in front, which
+    `scanpath_table` puts there again without scoring its duration."""
     group = record["patient_id"] or record["image_id"]
-    name = " / ".join(filter(None, (record["image_id"], record["prompt"])))
-    return Case(name or None, Scanpath.from_records(record[path]), group=group, finding=record["prompt"])
+    name = " / ".join(filter(None, (record["image_id"], record["prompt"], record["sentence"])))
+    value = Scanpath.from_records(record[path])
+    if centred:
+        value = Scanpath(value.x[1:], value.y[1:], value.duration[1:], value.onset[1:] - value.duration[0])
+    return Case(name or None, value, group=group, finding=record["prompt"], centred=centred)
 
 
 # ---- results
@@ -182,9 +200,13 @@ def case_of(record: dict, path: str) -> Case:
 def compared(known: dict[str, dict]) -> tuple[list[str], dict]:
     """Variants beside one another and beside baselines: Markdown and plain values."""
     (first, records), *others = ((name, of_variant["test"]) for name, of_variant in known.items())
+    centred = known[first]["centred"]
     table = scanpath_table(
-        Pairs([case_of(record, "predicted") for record in records], [case_of(one, "recorded") for one in records]),
-        training=[case_of(record, "recorded") for record in known[first]["training"]],
+        Pairs(
+            [case_of(record, "predicted") for record in records],
+            [case_of(record, "recorded", centred) for record in records],
+        ),
+        training=[case_of(record, "recorded", centred) for record in known[first]["training"]],
         versus={name: [case_of(record, "predicted") for record in theirs] for name, theirs in others},
         name=first,
         maps=True,
@@ -284,7 +306,8 @@ def interval_of(values: np.ndarray, groups: Sequence) -> tuple[Interval, int]:
 def settings_of(what: str, script: ExperimentArguments, training: ScanpathTrainingArguments) -> dict:
     """What must be the same when an experiment goes on."""
     names = [*ScanpathTrainingArguments.__annotations__, "num_train_epochs", "max_steps", "seed", "bf16", "fp16"]
-    names += ["gradient_accumulation_steps", "warmup_steps"]
+    names += ["gradient_accumulation_steps", "warmup_steps", "optim", "adam_beta1", "data_seed", "eval_steps"]
+    names += ["world_size"]
     return {"experiment": what, **asdict(script), **{name: getattr(training, name) for name in names}}
 
 
@@ -299,9 +322,11 @@ def claim(folder: Path, settings: dict, training: ScanpathTrainingArguments) -> 
         known = json.loads(file.read_text())
         other = [name for name, value in json.loads(text).items() if known.get(name) != value]
         raise ValueError(f"{folder}: holds an experiment with another {', '.join(other)}; choose another folder")
-    if training.should_save:
+    if training.should_save and not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        part = file.with_suffix(".part")
+        part.write_text(text)
+        part.replace(file)
 
 
 def write(folder: Path, what: str, settings: dict, lines: Sequence[str], values: dict, notes: Sequence[str]) -> None:
@@ -323,18 +348,29 @@ def main(arguments: list[str] | None = None) -> None:
         set_up_logging(training)
         if training.stage != "gaze":
             raise ValueError("experiments train stage gaze")
+        if chosen.what == "first-stage" and training.eval_strategy == "no":
+            raise ValueError("first-stage shows how fast a model learns, which --eval_strategy no does not measure")
         folder, settings = Path(training.output_dir), settings_of(chosen.what, script, training)
         with training.main_process_first(desc="data"):
             rows = select_rows(script)
-        notes = ["scanpaths are point estimates; recorded ones are cut to the model's number of fixations"]
+        notes = ["recorded scanpaths are cut to the model's number of fixations"]
+        if "train" not in rows:
+            raise ValueError("there is no train split")
+        if rows.keys().isdisjoint({"validation", "test"}):
+            raise ValueError("there is neither a test nor a validation split to measure on")
         if "test" not in rows:
             notes.append(
                 "there is no test split: measured is the validation split, by which the best epoch was chosen"
             )
             rows["test"] = rows["validation"]
         variants = variants_of(chosen.what, script, rows)
-        claim(folder, settings, training)
+        with training.main_process_first(desc="settings"):
+            claim(folder, settings, training)
     known = {variant.name: predictions_of(variant, training, rows) for variant in variants}
+    estimates = ", ".join(f"{ESTIMATES[theirs['point_estimate']]} ({name})" for name, theirs in known.items())
+    notes.insert(0, f"predicted scanpaths: {estimates}")
+    if any(theirs["centred"] for theirs in known.values()):
+        notes.append("every scanpath begins with a fixation at the centre, which is put in front of recorded ones")
     if training.should_save:
         lines, values = matrix(known, script.by) if chosen.what == "readers" else compared(known)
         if chosen.what == "first-stage":

@@ -2,9 +2,16 @@
 
     accelerate launch examples/train_scanpath.py --stage report --output_dir runs/stage-1 --preset medgaze \
         --vision_tower timm/resnet50.a1_in1k --language_model facebook/opt-2.7b --image_size 256 \
-        --data mimic_cxr=DIR:frontal --num_train_epochs 10 --bf16
+        --data mimic_cxr=DIR:frontal --data egd_cxr=DIR --data reflacx=DIR --mimic_cxr DIR --one_split \
+        --num_train_epochs 10 --bf16
     accelerate launch examples/train_scanpath.py --stage gaze --output_dir runs/stage-2 --model runs/stage-1 \
-        --data egd_cxr=DIR --data reflacx=DIR --mimic_cxr DIR --text report:1 --num_train_epochs 1000 --bf16
+        --data egd_cxr=DIR --data reflacx=DIR --mimic_cxr DIR --one_split --text report:1 \
+        --num_train_epochs 1000 --bf16
+
+The first stage must not train on patients whom the second one validates or tests on. These releases share films and
+split them each in its own way (EGD-CXR shuffles patients itself, REFLACX follows MIMIC-CXR): several of them at once
+are refused unless --one_split puts a patient's rows in the most held-out split that has any. With it and with all of
+the second stage's sources among the first one's, what is held out in the second stage is held out in the first.
 
 The same on open data, which is NOT paired: films and reports of different patients meet by finding in the first stage,
 scanpaths without films in the second.
@@ -33,6 +40,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -46,7 +54,7 @@ from transformers import (
 from gaze_vlm import ScanpathPredictor, ScanpathPredictorConfig, ScanpathPredictorProcessor
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.training.compose import film_processor
-from gaze_vlm.training.rows import load_rows, rows_of, with_reports
+from gaze_vlm.training.rows import check_apart, load_rows, rows_of, with_reports
 from gaze_vlm.training.scanpath_data import (
     FilmsWithText,
     MatchedReportRows,
@@ -78,6 +86,13 @@ class ScriptArguments:
     )
     mimic_cxr: str | None = field(
         default=None, metadata={"help": "MIMIC-CXR folder, to join films and reports by their ids."}
+    )
+    one_split: bool = field(
+        default=False,
+        metadata={
+            "help": "Rows of a patient who stands in several splits go to the most held-out one: test, then "
+            "validation, then train."
+        },
     )
     readers: list[str] = field(
         default_factory=list,
@@ -148,8 +163,8 @@ def load_model(script: ScriptArguments) -> tuple[ScanpathPredictor, ScanpathPred
     if not isinstance(config, ScanpathPredictorConfig):
         raise ValueError(f"{script.model}: a {config.model_type}, not a {ScanpathPredictorConfig.model_type}")
     config = ScanpathPredictorConfig(**{**config.to_dict(), **config_options(script)})  # checked anew
-    try:
-        model = ScanpathPredictor.from_pretrained(script.model, config=config)
+    try:  # in float32, whatever it was saved in: AdamW's steps are lost in half precision, or overflow
+        model = ScanpathPredictor.from_pretrained(script.model, config=config, dtype=torch.float32)
     except RuntimeError:
         raise ValueError(f"{script.model}: its weights do not fit --config {' '.join(script.config)}") from None
     return model, ScanpathPredictorProcessor.from_pretrained(script.model)
@@ -177,9 +192,13 @@ def new_model(script: ScriptArguments) -> tuple[ScanpathPredictor, ScanpathPredi
         config.vision_config.image_size = script.image_size
     model = ScanpathPredictor(config)
     if script.vision_tower:
-        model.vision_tower = AutoModel.from_pretrained(script.vision_tower, config=config.vision_config)
+        model.vision_tower = AutoModel.from_pretrained(
+            script.vision_tower, config=config.vision_config, dtype=torch.float32
+        )
     if script.language_model:
-        model.language_model = AutoModelForCausalLM.from_pretrained(script.language_model, config=config.text_config)
+        model.language_model = AutoModelForCausalLM.from_pretrained(
+            script.language_model, config=config.text_config, dtype=torch.float32
+        )
     model.freeze()
     side = script.image_size or getattr(config.vision_config, "image_size", 224)
     processor = ScanpathPredictorProcessor(film_processor(script.vision_tower, side), tokenizer)
@@ -194,7 +213,7 @@ def new_model(script: ScriptArguments) -> tuple[ScanpathPredictor, ScanpathPredi
 
 def select_rows(script: ScriptArguments) -> dict[str, datasets.Dataset]:
     """Split -> rows of `--data`, of the readers that are asked for."""
-    rows = load_rows(script.data, script.mimic_cxr)
+    rows = load_rows(script.data, script.mimic_cxr, one_split=script.one_split)
     if script.test_readers and "test" not in rows:
         raise ValueError("--test_readers: there is no test split")
     wanted = {split: script.test_readers if split == "test" else script.readers for split in rows}
@@ -207,7 +226,9 @@ def items_of(
     """Split -> what the stage learns from."""
     if training.stage == "gaze" and script.films:
         raise ValueError("--films: only stage report puts films and reports together by finding")
-    films = load_rows(script.films, script.mimic_cxr) if script.films else None
+    films = load_rows(script.films, script.mimic_cxr, one_split=script.one_split) if script.films else None
+    if films is not None:
+        check_apart(["--data", "--films"], [rows, films], "films must be of other patients than reports")
     items: dict[str, FilmsWithText] = {}
     for split, part in rows.items():
         logger.info("%s:", split)
@@ -227,9 +248,41 @@ def items_of(
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """The last one that was written to its end."""
-    whole = [file.parent for file in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    return max(map(str, whole), key=lambda name: int(name.rpartition("-")[2]), default=None)
+    """The last one that was written to its end, by every process; a log line names those left out."""
+    processes = range(PartialState().num_processes)
+    found = {int(step): one for one in Path(folder).glob("checkpoint-*") if (step := one.name[11:]).isdecimal()}
+    for _, checkpoint in sorted(found.items(), reverse=True):
+        random = [checkpoint / f"rng_state_{process}.pth" for process in processes]
+        drawn = (checkpoint / "rng_state.pth").is_file() or all(file.is_file() for file in random)
+        if drawn and (checkpoint / "trainer_state.json").is_file():
+            return str(checkpoint)
+        logger.warning("%s: left out, it was not written to its end by %d processes", checkpoint, len(processes))
+    return None
+
+
+def check_resumed(checkpoint: str | Path, config: ScanpathPredictorConfig) -> None:
+    """
+    Raises:
+        ValueError: naming what the checkpoint's model has otherwise, or if there is none.
+    """
+    if not Path(checkpoint, "trainer_state.json").is_file():
+        raise ValueError(f"{checkpoint}: no checkpoint to resume from")
+    own, saved = (as_saved(one) for one in (config, AutoConfig.from_pretrained(checkpoint)))
+    other = [name for name, value in own.items() if value != saved.get(name)]
+    if other:
+        raise ValueError(f"{checkpoint}: trained with another {', '.join(other)}; resume with what it began with")
+
+
+def as_saved(config: ScanpathPredictorConfig) -> dict:
+    """What a configuration says, as it stands in its file, without what saving adds."""
+
+    def plain(settings):
+        if not isinstance(settings, dict):
+            return settings
+        added = ("_name_or_path", "architectures", "dtype", "transformers_version")
+        return {name: plain(value) for name, value in settings.items() if name not in added}
+
+    return plain(json.loads(config.to_json_string(use_diff=False)))
 
 
 def prepare(
@@ -239,10 +292,9 @@ def prepare(
     set_seed(training.seed)
     if training.resume_from_checkpoint == "last":
         training.resume_from_checkpoint = last_checkpoint(training.output_dir)
-    resumed = training.resume_from_checkpoint
-    if resumed is not None and not Path(resumed, "trainer_state.json").is_file():
-        raise ValueError(f"{resumed}: no checkpoint to resume from")
     model, processor = load_model(script)
+    if training.resume_from_checkpoint is not None:
+        check_resumed(training.resume_from_checkpoint, model.config)
     items = items_of(rows, script, training, processor, model.config)
     if "train" not in items:
         raise ValueError("there is no train split")

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,15 +212,57 @@ def test_matched_films_and_reports(train, model, tmp_path, caplog, film_file):
     assert "1 of 1 reports beside 4 films, matched by finding; NOT paired" in caplog.text
 
 
-def test_a_run_goes_on_from_its_last_checkpoint(train, model, gazesearch, tmp_path):
+def test_a_run_goes_on_from_its_last_checkpoint(train, model, gazesearch, tmp_path, capfd):
     common = ("--stage", "gaze", "--model", model, "--data", gazesearch, "--text", "finding:1,none:1")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(*common, "--num_train_epochs", 4, "--output_dir", whole)
     train(*common, "--num_train_epochs", 2, "--output_dir", parts)
     (parts / "checkpoint-99").mkdir()  # of a run that was killed while it wrote
+    with pytest.raises(SystemExit):
+        changed = ("--config", "dropout=0.5", "--resume_from_checkpoint", "last")
+        train(*common, *changed, "--num_train_epochs", 4, "--output_dir", parts)
+    assert (
+        capfd.readouterr()
+        .err.strip()
+        .endswith(f"{parts}/checkpoint-2: trained with another dropout; resume with what it began with")
+    )
     train(*common, "--num_train_epochs", 4, "--output_dir", parts, "--resume_from_checkpoint", "last")
     np.testing.assert_allclose(history(parts, "loss"), history(whole, "loss"), rtol=1e-5)
     np.testing.assert_allclose(history(parts, "eval_scanmatch"), history(whole, "eval_scanmatch"), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("processes", "files", "last"),
+    [
+        (1, {1: ["rng_state.pth"], 2: ["rng_state.pth"], 10: ["rng_state.pth"]}, 10),
+        (1, {1: ["rng_state.pth"], 10: []}, 1),
+        (1, {3: ["rng_state_0.pth", "rng_state_1.pth"]}, 3),
+        (2, {1: ["rng_state_0.pth", "rng_state_1.pth"], 2: ["rng_state_0.pth"]}, 1),
+        (2, {3: ["rng_state.pth"]}, 3),
+        (2, {3: ["rng_state_1.pth"]}, None),
+    ],
+)
+def test_a_checkpoint_is_whole_when_every_process_has_written_it(
+    processes, files, last, script, tmp_path, monkeypatch
+):
+    module = script["train_scanpath"]
+    monkeypatch.setattr(module, "PartialState", lambda: SimpleNamespace(num_processes=processes))
+    (tmp_path / "checkpoint-best").mkdir()
+    for step, names in files.items():
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        for name in ["trainer_state.json", *names]:
+            (tmp_path / f"checkpoint-{step}" / name).touch()
+    assert module.last_checkpoint(tmp_path) == (last and str(tmp_path / f"checkpoint-{last}"))
+
+
+def test_a_model_saved_in_half_precision_is_trained_in_full(train, model, gazesearch, tmp_path):
+    ScanpathPredictor.from_pretrained(model).half().save_pretrained(model)
+    assert ScanpathPredictor.from_pretrained(model).dtype == torch.float16
+    train("--model", model, "--data", gazesearch, "--text", "finding:1", "--num_train_epochs", 2, "--output_dir",
+          tmp_path / "out")  # fmt: skip
+    trained = ScanpathPredictor.from_pretrained(tmp_path / "out").state_dict()
+    assert {value.dtype for value in trained.values() if value.is_floating_point()} == {torch.float32}
+    assert all(value.isfinite().all() for value in trained.values())
 
 
 LAUNCHED = """
@@ -288,6 +331,26 @@ def test_pretrained_parts_are_taken(script, parts, tmp_path):
     assert all(value.equal(again[name]) for name, value in model.state_dict().items())
 
 
+def test_pretrained_parts_in_half_precision_are_trained_in_full(script, parts):
+    from transformers import OPTForCausalLM, ViTModel
+
+    for part, kind in (("vision_tower", ViTModel), ("language_model", OPTForCausalLM)):
+        kind.from_pretrained(parts[part]).half().save_pretrained(parts[part])
+    module = script["train_scanpath"]
+    given = {name: str(path) for name, path in parts.items()}
+    model, _ = module.load_model(module.ScriptArguments(preset="nano", **given, config=tiny_options(), image_size=32))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_new_models_run_goes_on(train, parts, gazesearch, tmp_path):
+    """What its configuration says is what its checkpoint's says."""
+    given = [argument for name, path in parts.items() for argument in (f"--{name}", path)]
+    common = ("--preset", "nano", *given, "--config", *tiny_options(), "--data", gazesearch, "--text", "finding:1")
+    for epochs in (1, 2):
+        train(*common, "--num_train_epochs", epochs, "--output_dir", tmp_path, "--resume_from_checkpoint", "last")
+    assert len(history(tmp_path, "eval_loss")) == 2
+
+
 def test_a_film_size_that_the_tower_does_not_take_is_refused_at_once(script, parts):
     module = script["train_scanpath"]
     given = {name: str(path) for name, path in parts.items()}
@@ -342,6 +405,11 @@ def test_a_new_language_model_speaks_nanos_tokens_and_is_trained(script, parts):
         (["--data", "{gazesearch}", "--metric_for_best_model", "accuracy"], "accuracy"),
         (["--data", "{gazesearch}", "--image_size", "9"], "--image_size: what --model says already"),
         (["--stage", "report", "--data", "{gazesearch}"], "no row can be used"),
+        (["--data", "{gazesearch}", "--data", "{gazesearch}:image-disjoint"], "patients (images, where no patient"),
+        (
+            ["--stage", "report", "--data", "{gazesearch}", "--films", "{gazesearch}:image-disjoint"],
+            "films must be of other patients than reports",
+        ),
         (["--data", "{gazesearch}", "--model", "/no/model"], "/no/model"),
         (["--data", "{gazesearch}", "--model", "{bundle}/gaze_classifier"], "not a scanpath_predictor"),
     ],
@@ -438,19 +506,67 @@ def test_sources_can_stand_for_readers(experiment, model, readers, tmp_path):
     assert {score["trained_on"] for score in results["scores"]} == {"source a", "source b", "all"}
 
 
-def test_gaussian_against_deterministic(experiment, model, gazesearch, tmp_path):
+def test_gaussian_against_deterministic(experiment, script, model, gazesearch, tmp_path):
     out = tmp_path / "out"
     options = ("--model", model, "--data", gazesearch, "--text", "finding:1", "--num_train_epochs", 1)
     experiment("deterministic", *options, "--output_dir", out)
     found = {name: ScanpathPredictor.from_pretrained(out / name).config for name in ("Gaussian", "deterministic")}
-    assert {name: config.distribution for name, config in found.items()} == {
-        "Gaussian": "normal",
-        "deterministic": "none",
+    assert {name: (config.distribution, config.point_estimate) for name, config in found.items()} == {
+        "Gaussian": ("normal", "sample"),
+        "deterministic": ("none", "mean"),
     }
     systems = {score["system"] for score in json.loads((out / "results.json").read_text())["scores"]}
     assert {"Gaussian", "deterministic", "uniform, 5 fixations"} <= systems
     text = (out / "results.md").read_text()
     assert "MedGaze" in text and "string edit distance" in text
+    assert "one draw (Gaussian), the mean of the likeliest strategy (deterministic)" in text
+    assert "put in front (references: 5, training scanpaths: 8)" in text, "its made-up time is not scored"
+    known = json.loads((out / "Gaussian" / "predictions.json").read_text())
+    raw = [
+        record for record in json.loads(Path(gazesearch.partition("=")[2]).read_text()) if record["split"] == "test"
+    ]
+    case = script["scanpath_experiments"].case_of(known["test"][0], "recorded", centred=True)
+    np.testing.assert_allclose(case.value.x, np.array(raw[0]["X"]) / 224, atol=1e-6)
+    assert case.value.onset[0] == 0 and case.centred
+
+
+def test_sentences_are_compared_with_the_same_sentence(experiment, script, model, readers, tmp_path, monkeypatch):
+    """A reader's items are sentences, of a number and a text; what was learned from is what belongs to each."""
+    import datasets
+
+    folder, words = Path(readers) / "data", ["heart", "big", ".", "lungs", "clear", "."]
+    told = [{"text": word, "start": 0.6 * i, "end": 0.6 * (i + 1)} for i, word in enumerate(words)]
+    for file in folder.glob("*.parquet"):
+        rows = datasets.Dataset.from_parquet(str(file), features=SCHEMA).to_list()
+        datasets.Dataset.from_list([one | {"transcript": told} for one in rows], features=SCHEMA).to_parquet(file)
+    known = {}
+    monkeypatch.setattr(script["scanpath_experiments"], "compared", lambda given: (known.update(given), ([], {}))[1])
+    options = ("--model", model, "--data", readers, "--text", "sentence:1", "--num_train_epochs", 1)
+    experiment("deterministic", *options, "--output_dir", tmp_path / "out")
+    case_of = script["scanpath_experiments"].case_of
+    records = known["Gaussian"]["test"]
+    assert len(records) == 16, "two sentences a row"
+    assert {case_of(record, "recorded").id.partition(" / edema / ")[2] for record in records} == {
+        "sentence 0: heart big.",
+        "sentence 1: lungs clear.",
+    }
+    lengths = [len(record["recorded"]["x"]) for record in known["Gaussian"]["training"]]
+    assert len(lengths) == 24 and max(lengths) < 1 + 4, "the fixations of a sentence, not all of the row's"
+
+
+def test_settings_stay_as_they_were_written(script, tmp_path):
+    module = script["scanpath_experiments"]
+    training = module.ScanpathTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    settings = module.settings_of("readers", module.ExperimentArguments(data=["x"]), training)
+    assert {"optim", "adam_beta1", "data_seed", "eval_steps", "world_size", "one_split"} <= settings.keys()
+    for _ in range(2):
+        module.claim(tmp_path / "out", settings, training)
+        stamp = (tmp_path / "out" / "settings.json").stat().st_mtime_ns
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["settings.json"]
+    module.claim(tmp_path / "out", settings, training)
+    assert (tmp_path / "out" / "settings.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="another world_size"):
+        module.claim(tmp_path / "out", settings | {"world_size": 4}, training)
 
 
 def test_with_and_without_a_language_model(experiment, script, parts, gazesearch, tmp_path, monkeypatch):
@@ -475,12 +591,22 @@ def test_with_and_without_a_language_model(experiment, script, parts, gazesearch
         ("readers", [], "two are needed"),
         ("language-model", [], "no --model"),
         ("deterministic", ["--stage", "report"], "experiments train stage gaze"),
+        ("first-stage", ["--eval_strategy", "no", "--load_best_model_at_end", "false"], "--eval_strategy no"),
+        ("readers", ["--data", "{nothing}"], "there is no train split"),
+        ("deterministic", ["--data", "{train_only}"], "neither a test nor a validation split"),
     ],
 )
 def test_experiments_that_make_no_sense_are_refused(
-    what, options, said, experiment, model, gazesearch, tmp_path, capfd
+    what, options, said, experiment, model, gazesearch, readers, tmp_path, capfd
 ):
-    options = ("--model", model, "--data", gazesearch, "--output_dir", tmp_path / "out", *options)
+    import shutil
+
+    for name, left_out in (("nothing", "train"), ("train_only", "validation")):
+        shutil.copytree(readers, tmp_path / name)
+        (tmp_path / name / "data" / f"{left_out}-00000-of-00001.parquet").unlink()
+    options = [one.format(nothing=tmp_path / "nothing", train_only=tmp_path / "train_only") for one in options]
+    data = [] if "--data" in options else ["--data", gazesearch]
+    options = ("--model", model, *data, "--output_dir", tmp_path / "out", *options)
     with pytest.raises(SystemExit) as stopped:
         experiment(what, *options)
     assert stopped.value.code == 2

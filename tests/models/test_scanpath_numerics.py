@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gaze_vlm import ScanpathPredictor
+from gaze_vlm.models.scanpath_losses import scanpath_loss
 
 KINDS = {
     "paper": {},
@@ -76,6 +77,23 @@ def test_autocast_agrees_too(model, batch):
     with torch.autocast("cpu", torch.bfloat16):
         half = model(**batch)
     torch.testing.assert_close(half.mean, expected.mean, atol=0.02, rtol=0.05)
+    half.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_loss_is_in_float32_under_autocast(make_scanpath_predictor, batch):
+    """Noise that all fixations share, much of it beside little of each one's own: rounded to 8 bits, what the
+    likelihood inverts is not positive definite."""
+    model = make_scanpath_predictor(**KINDS["plus"])
+    with torch.no_grad():
+        model.position_head.bias.fill_(-20.0)  # the least variance
+        model.noise_head.weight.mul_(0.01)
+        model.noise_head.bias.fill_(3.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(**batch)
+    loss, parts = scanpath_loss(model.config, half, batch["fixations"], batch["fixation_mask"], drawn=False)
+    torch.testing.assert_close(half.loss, loss, rtol=1e-6, atol=0)
+    assert half.loss.dtype == torch.float32 and all(value.dtype == torch.float32 for value in parts.values())
     half.loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 

@@ -56,6 +56,17 @@ def test_draws_do_not_depend_on_what_else_is_in_the_batch(make_scanpath_predicto
         torch.testing.assert_close(alone.fixations[0], together.fixations[i], atol=1e-4, rtol=1e-4)
 
 
+def test_each_film_can_have_a_generator_of_its_own(make_scanpath_predictor, make_films):
+    model, films = make_scanpath_predictor(num_strategies=3, noise_rank=2), make_films(3)
+    together = model.predict(films, num_samples=4, generator=[seeded(s) for s in (5, 6, 7)])
+    for i in range(3):
+        alone = model.predict(films[i : i + 1], num_samples=4, generator=seeded(5 + i))
+        assert torch.equal(alone.fixation_mask[0], together.fixation_mask[i])
+        torch.testing.assert_close(alone.fixations[0], together.fixations[i], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="generators: 2, films: 3"):
+        model.predict(films, generator=[seeded(), seeded()])
+
+
 def test_the_first_fixation_is_the_centre(make_scanpath_predictor, make_films):
     films = make_films(2)
     model = make_scanpath_predictor()
@@ -258,6 +269,13 @@ def test_readers_of_one_film_are_learned_together(make_scanpath_predictor, make_
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_without_a_mask_all_fixations_of_all_readers_are_real(make_scanpath_predictor, make_films, make_gaze):
+    model, films = make_scanpath_predictor(), make_films(2)
+    fixations = make_gaze([4] * 6, slots=4)[0].unflatten(0, (2, 3))
+    plain = model(films, fixations=fixations).loss
+    assert torch.equal(plain, model(films, fixations=fixations, fixation_mask=torch.ones(2, 3, 4)).loss)
+
+
 def test_too_many_fixations_and_none_are_named(make_scanpath_predictor, make_films, make_gaze):
     model = make_scanpath_predictor()
     fixations, mask = make_gaze([7, 7], slots=7)
@@ -454,9 +472,24 @@ def test_memory_positions_are_of_a_sequence_or_of_the_papers_grid():
     assert torch.pdist(sequence).min() > 0.1 and sequence.abs().max() <= 1
 
 
+@pytest.mark.parametrize("longest", [3, 9, None])
+def test_the_grid_is_the_same_however_long_other_texts_of_a_batch_are(make_scanpath_predictor, make_films, longest):
+    """MedGaze's 8 x 8 for 32 queries and 32 text tokens; here 3 and 13 make 4 x 4."""
+    model, films = make_scanpath_predictor(memory_positions="grid", text_max_length=13), make_films(2)
+    ids = longest and torch.full((2, longest), 7)
+    mask = longest and torch.arange(longest) < torch.tensor([[2], [longest]])
+    short = None if ids is None else ids[:1, :2]
+    memory = model.get_memory(films, ids, mask)[0]
+    torch.testing.assert_close(memory[0, : 5 if longest else 3], model.get_memory(films[:1], short)[0][0])
+    model.config.memory_positions = "sequence"
+    sequence = sequence_encoding(memory.shape[1], 32, memory)
+    grid = grid_encoding(4, 4, 32, memory).flatten(0, 1)[: memory.shape[1]]
+    torch.testing.assert_close(memory - model.get_memory(films, ids, mask)[0], (grid - sequence).expand_as(memory))
+
+
 @pytest.mark.parametrize("positions", ["sequence", "grid"])
 def test_memory_positions_are_used(make_scanpath_predictor, make_films, positions):
-    model, films = make_scanpath_predictor(memory_positions=positions), make_films(1)
+    model, films = make_scanpath_predictor(memory_positions=positions, text_max_length=6), make_films(1)
     with_them = model(films, TEXT["input_ids"][:1]).mean
     model.config.memory_positions = {"sequence": "grid", "grid": "sequence"}[positions]
     assert not torch.allclose(with_them, model(films, TEXT["input_ids"][:1]).mean, atol=1e-4)
@@ -499,6 +532,7 @@ def test_presets_take_overrides():
         ({"point_estimate": "median"}, "point_estimate must be one of sample, mean, consensus"),
         ({"language_model_input": "image"}, "language_model_input must be one of"),
         ({"memory_positions": "none"}, "memory_positions must be one of"),
+        ({"memory_positions": "grid"}, "laid over num_query_tokens and text_max_length; set the latter"),
         ({"noise_rank": -1}, "noise_rank must be at least 0"),
         ({"distribution": "none", "noise_rank": 2}, "neither noise nor a likelihood"),
         ({"distribution": "none", "regression_loss": "nll"}, "neither noise nor a likelihood"),

@@ -87,14 +87,16 @@ def test_tokens_are_those_of_the_text(items, make_row, processor):
 
 def test_a_row_is_one_item_a_sentence_with_the_fixations_of_it(items, make_row, caplog):
     caplog.set_level(logging.INFO, "gaze_vlm")
-    made = items(make_row(transcript=TRANSCRIPT, scanpath=SPOKEN), text={"sentence": 1})
+    made = items(make_row(transcript=TRANSCRIPT, scanpath=SPOKEN), text={"sentence": 1}, start_at_center=False)
     onsets = {made.draw(number).text: made.draw(number).scanpath.onset.tolist() for number in range(len(made))}
     assert onsets == {"heart big.": pytest.approx([0.2]), "lungs clear.": pytest.approx([6.0, 10.5])}
+    assert [reading.sentence for reading in made.readings] == [0, 1]
     assert "1 sentences left out, for no fixation belongs to them" in caplog.messages
 
 
 def test_other_texts_of_a_sentences_item_go_with_the_whole_scanpath(items, make_row):
-    made = items(make_row(transcript=TRANSCRIPT, scanpath=SPOKEN), text={"sentence": 1, "report": 1})
+    row = make_row(transcript=TRANSCRIPT, scanpath=SPOKEN)
+    made = items(row, text={"sentence": 1, "report": 1}, start_at_center=False)
     assert len(made) == 2
     seen = set()
     for epoch in range(20):
@@ -178,35 +180,56 @@ def test_text_max_length_cuts(items, make_row):
 # ---- fixations
 
 
-@pytest.mark.parametrize(("source", "start_at_center", "first"), [
-    ("gazesearch", True, [0.5, 0.5]), ("gazesearch", False, None), ("reflacx", True, None),
-])  # fmt: skip
-def test_only_gazesearch_gets_the_centre_in_front(source, start_at_center, first, items, make_row):
+@pytest.mark.parametrize("source", ["gazesearch", "reflacx"])
+@pytest.mark.parametrize("start_at_center", [True, False])
+def test_the_centre_is_in_front_of_whoevers_scanpath_where_the_model_starts_there(
+    source, start_at_center, items, make_row
+):
     row = make_row(source=source)
     fixations = items(row, start_at_center=start_at_center)[0]["fixations"]
     recorded = np.stack([row["scanpath"][name] for name in ("x", "y", "onset", "duration")], axis=1)
-    if first is not None:
-        assert fixations[0, :2].tolist() == first
+    if start_at_center:
+        assert fixations[0].tolist() == pytest.approx([0.5, 0.5, 0, 0.3])
         recorded[:, 2] += 0.3
         fixations = fixations[1:]
     np.testing.assert_allclose(fixations, recorded, atol=1e-6)
 
 
+def test_the_centre_is_in_front_of_a_sentences_scanpath_too(items, make_row):
+    made = items(make_row(transcript=TRANSCRIPT, scanpath=SPOKEN), text={"sentence": 1, "report": 0})
+    x = [made.draw(number).scanpath.x.tolist() for number in range(len(made))]
+    assert x == [pytest.approx([0.5, 0.1]), pytest.approx([0.5, 0.2, 0.3])]
+
+
+def test_no_recorded_place_is_lost_to_the_one_that_is_given(items, make_row, make_model):
+    """Where the first fixation is recorded changes the loss, of whatever release it is."""
+    model = make_model().eval()
+    losses = []
+    for x in (0.1, 0.9):
+        path = {"x": [x, 0.5], "y": [0.5, 0.5], "onset": [0.0, 1.0], "duration": [0.3, 0.3]}
+        with torch.no_grad():
+            losses.append(model(**ScanpathCollator(0)([items(make_row(source="reflacx", scanpath=path))[0]])).loss)
+    assert not torch.isclose(*losses)
+
+
 def test_long_scanpaths_are_cut_and_counted_in_one_line(items, make_row, caplog):
     caplog.set_level(logging.INFO, "gaze_vlm")
     rows = [make_row(0, 6), make_row(1, 7), make_row(2, 30)]
-    made = items(*rows, max_fixations=6)
+    made = items(*rows, max_fixations=6, start_at_center=False)
     assert [len(made[number]["fixations"]) for number in range(3)] == [6, 6, 6]
     np.testing.assert_allclose(made[2]["fixations"][:, 0], rows[2]["scanpath"]["x"][:6])
     assert [line for line in caplog.messages if "cut" in line] == [
         "2 scanpaths of more than 6 fixations cut to as many"
     ]
+    made = items(*rows, max_fixations=6)
+    assert [len(made[number]["fixations"]) for number in range(3)] == [6, 6, 6], "the centre among them"
 
 
 def test_fixations_off_the_film_are_left_out_and_counted(items, make_row, caplog):
     caplog.set_level(logging.INFO, "gaze_vlm")
     path = {"x": [0.2, 1.4, 0.6], "y": [0.2, 0.5, -0.1], "onset": [0, 1, 2], "duration": [0.5, 0.5, 0.5]}
-    assert items(make_row(scanpath=path))[0]["fixations"].tolist() == [pytest.approx([0.2, 0.2, 0, 0.5])]
+    made = items(make_row(scanpath=path), start_at_center=False)
+    assert made[0]["fixations"].tolist() == [pytest.approx([0.2, 0.2, 0, 0.5])]
     assert "2 fixations off the film left out" in caplog.messages
 
 
@@ -306,8 +329,8 @@ def test_batches_are_padded_on_the_right(items, make_row, processor):
     assert batch["input_ids"].shape == (2, long)
     assert batch["input_ids"][0].tolist() == made[0]["input_ids"] + [pad] * (long - short)
     assert batch["attention_mask"].sum(1).tolist() == [short, long]
-    assert batch["fixation_mask"].tolist() == [[True, True, False, False], [True] * 4]
-    assert torch.equal(batch["fixations"][0, :2], made[0]["fixations"])
+    assert batch["fixation_mask"].tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    assert torch.equal(batch["fixations"][0, :3], made[0]["fixations"])
     assert "labels" not in batch
 
 
@@ -469,6 +492,81 @@ def test_an_export_gives_the_rows_of_its_release(gazesearch, tmp_path):
 def test_a_source_that_is_none_is_named(source, said, gazesearch):
     with pytest.raises(DataError, match=said):
         load_rows([source.format(root=gazesearch)])
+
+
+@pytest.fixture
+def two_exports(tmp_path, make_rows, make_row):
+    """Folders as `gaze-vlm data` writes them: `two_exports({split: ids}, {split: ids})`, ids as (patient, image)."""
+    from gaze_vlm.data.export import RECORD
+
+    def make(*known):
+        folders = []
+        for name, splits in zip("ab", known, strict=True):
+            folder = tmp_path / name
+            (folder / "data").mkdir(parents=True)
+            (folder / RECORD).write_text("{}")
+            for split, ids in splits.items():
+                rows = [make_row(patient_id=one, image_id=image, split=split, source=name) for one, image in ids]
+                make_rows(*rows).to_parquet(folder / f"data/{split}-00000-of-00001.parquet")
+            folders.append(str(folder))
+        return folders
+
+    return make
+
+
+def homes(rows):
+    return {split: sorted(zip(part["source"], part["image_id"], strict=True)) for split, part in rows.items()}
+
+
+LEAKING = (
+    {"train": [("p", "1"), ("q", "2"), ("q", "3")], "test": [("r", "4")]},
+    {"train": [("s", "5"), ("r", "6")], "validation": [("q", "7")], "test": [("p", "8")]},
+)
+
+
+def test_a_patient_in_two_splits_of_two_releases_is_refused(two_exports):
+    first, second = two_exports(*LEAKING)
+    said = rf"^3 patients .*: p in train of {first} and in test of {second}; one_split"
+    with pytest.raises(DataError, match=said):
+        load_rows([first, second])
+    assert len(load_rows([first])["train"]) == 3 and len(load_rows([second])["train"]) == 2
+
+
+def test_one_split_keeps_patients_where_they_are_most_held_out(two_exports, caplog):
+    caplog.set_level(logging.INFO, "gaze_vlm")
+    rows = load_rows(two_exports(*LEAKING), one_split=True)
+    assert homes(rows) == {
+        "train": [("b", "5")],
+        "validation": [("a", "2"), ("a", "3"), ("b", "7")],
+        "test": [("a", "1"), ("a", "4"), ("b", "6"), ("b", "8")],
+    }
+    for split, part in rows.items():
+        assert set(part["split"]) == {split}
+        assert part[0]["image"].size == (16, 20), "films go with their rows"
+    assert "4 rows of 3 patients moved to the most held-out split they stand in" in caplog.messages
+
+
+def test_an_image_whose_patient_one_release_does_not_tell_is_still_the_same_one(two_exports):
+    """GazeSearch names images only; REFLACX tells whose they are."""
+    known = {"train": [(None, "x"), (None, "y")]}, {"train": [("q", "z")], "test": [("p", "x"), ("p", "w")]}
+    folders = two_exports(*known)
+    with pytest.raises(DataError, match=r"^1 patients .*: p in train of"):
+        load_rows(folders)
+    assert homes(load_rows(folders, one_split=True))["train"] == [("a", "y"), ("b", "z")]
+
+
+def test_releases_that_share_no_patient_or_split_alike_are_taken(two_exports):
+    known = (
+        {"train": [("p", "1"), (None, None)], "test": [("q", "2")]},
+        {"train": [("p", "1")], "test": [(None, None)]},
+    )
+    assert {split: len(part) for split, part in load_rows(two_exports(*known)).items()} == {"train": 3, "test": 2}
+
+
+def test_what_one_release_shares_between_its_own_splits_is_its_builders_to_tell(two_exports):
+    folders = two_exports({"train": [("p", "1")], "test": [("p", "1")]}, {"train": [("q", "2")]})
+    assert len(load_rows(folders)["train"]) == 2
+    assert homes(load_rows(folders, one_split=True)) == {"train": [("b", "2")], "test": [("a", "1"), ("a", "1")]}
 
 
 def test_readers_are_chosen(make_rows):

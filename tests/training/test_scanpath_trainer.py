@@ -142,9 +142,12 @@ def test_a_frozen_tower_keeps_its_batch_statistics(make_model, make_trainer):
 
     model = make_model(vision_config=TimmWrapperConfig(architecture="test_efficientnet"))
     assert any(name.endswith("running_mean") for name in model.state_dict())
-    before = weights(model)
+    before, modes = weights(model), set()
+    for name, module in model.vision_tower.named_modules():
+        module.register_forward_hook(lambda one, *_, name=name: modes.add((name, one.training)))
     make_trainer(model, max_steps=2).train()
     assert not any(name.startswith("vision_tower") for name in moved(before, model))
+    assert modes and not any(training for _, training in modes), "no dropout either"
 
 
 def test_a_stage_that_is_none_is_refused(make_model):
@@ -285,6 +288,27 @@ def test_predict_gives_scanpaths_in_order(make_model, make_trainer, items):
     assert len(output.predictions) == 5
     assert all(isinstance(path, Scanpath) and len(path) for path in output.predictions)
     assert output.metrics["test_scanmatch"] == pytest.approx(scanmatch(output.predictions, output.label_ids).mean())
+
+
+def test_drawn_point_estimates_are_the_same_whenever_and_however_they_are_asked_for(
+    make_model, make_trainer, make_rows, make_row, processor
+):
+    model = make_model(point_estimate="sample", distribution="normal")
+    with torch.no_grad():
+        model.keep_head.bias.fill_(9.0)  # paths of several fixations
+    held = ScanpathRows(make_rows(*[make_row(0)] * 5), processor, model.config, text={"report": 1})
+    trainer = make_trainer(model, per_device_eval_batch_size=2)
+    before = torch.get_rng_state()
+    paths = trainer.predict(held).predictions
+    assert torch.equal(torch.get_rng_state(), before), "training goes on as if nothing had been drawn"
+    assert trainer.predict(held).predictions == paths
+    assert len({path.duration.tobytes() for path in paths}) == 5, "films of a batch have draws of their own"
+    others = make_trainer(model, per_device_eval_batch_size=3).predict(held).predictions
+    for path, other in zip(paths, others, strict=True):
+        np.testing.assert_allclose(path.to_array(), other.to_array(), atol=1e-4)
+    assert make_trainer(model, seed=5).predict(held).predictions != paths
+    whole = trainer.evaluate(held)
+    assert trainer.evaluate(held)["eval_scanmatch"] == whole["eval_scanmatch"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

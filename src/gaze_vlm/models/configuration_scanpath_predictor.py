@@ -55,13 +55,16 @@ class ScanpathPredictorConfig(PreTrainedConfig):
         num_encoder_layers, num_decoder_layers (`int`): 6 and 6 in the paper.
         num_query_tokens (`int`): Q-Former queries, 32 in the paper.
         memory_positions (`str`): what tells the decoder's memory tokens apart: `"sequence"`, their place in
-            [queries ; text], or `"grid"`, sines of rows and columns of a square grid that is laid over them all, as in
-            the paper's code, where 32 queries and 32 text tokens happen to be as many as 8 x 8 patches.
+            [queries ; text], or `"grid"`, sines of rows and columns of a square grid that is laid over as many as
+            there can be, `num_query_tokens` and `text_max_length`, as in the paper's code, where 32 and 32 happen to
+            be as many as 8 x 8 patches.
         image_memory (`bool`): whether the decoder also sees the encoder's patches, not only what the queries took.
         max_fixations (`int`): slots of the decoder, 50 in the paper.
         num_strategies (`int`): ways of reading that are held apart: the output is a mixture over whole scanpaths. 1 is
             MedGaze.
-        start_at_center (`bool`): fixation 0 is the image's centre, as in MedGaze and GazeSearch.
+        start_at_center (`bool`): fixation 0 is the image's centre, as in MedGaze and GazeSearch: its place is given,
+            not learned. Where a recorded scanpath begins anywhere, training puts that fixation in front
+            (`Scanpath.with_centre`).
         distribution (`str`): of a fixation: `"normal"` in x, y and duration (the paper), `"log_normal"`: of the
             duration its logarithm is, as in readers, or `"none"`: a deterministic model.
         noise_rank (`int`): directions of noise that all fixations of a scanpath share, so that a draw is off as a
@@ -224,6 +227,10 @@ class ScanpathPredictorConfig(PreTrainedConfig):
         for name in ("max_fixations", "num_strategies", "num_query_tokens", "text_max_length"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.memory_positions == "grid" and self.text_max_length is None:
+            raise ValueError(
+                "memory_positions 'grid' is laid over num_query_tokens and text_max_length; set the latter"
+            )
         if self.noise_rank < 0:
             raise ValueError(f"noise_rank must be at least 0, got {self.noise_rank}")
         if self.distribution == "none" and (self.noise_rank or self.regression_loss == "nll"):

@@ -14,6 +14,7 @@
 """ScanpathPredictor: where a radiologist would look on a film, for how long, and in which order."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -274,8 +275,8 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
     def _as_memory(self, film, memory, mask) -> tuple[torch.Tensor, torch.Tensor]:
         memory = self.memory_norm(self.memory_projection(memory))
         length, width = memory.shape[1:]
-        if self.config.memory_positions == "grid":
-            side = math.ceil(math.sqrt(length))
+        if self.config.memory_positions == "grid":  # the same one however long a batch's texts are
+            side = math.ceil(math.sqrt(self.config.num_query_tokens + self.config.text_max_length))
             positions = grid_encoding(side, side, width, like=memory).flatten(0, 1)[:length]
         else:
             positions = sequence_encoding(length, width, like=memory)
@@ -334,10 +335,11 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         output = self._decode(*self._as_memory(film, *together))
         if fixations is not None:
             if fixation_mask is None:
-                fixation_mask = torch.ones(fixations.shape[:2], dtype=torch.bool, device=fixations.device)
-            loss, scanpath_parts = scanpath_loss(
-                self.config, output, fixations.float(), fixation_mask.bool(), drawn=self.training
-            )
+                fixation_mask = torch.ones(fixations.shape[:-1], dtype=torch.bool, device=fixations.device)
+            with torch.autocast(fixations.device.type, enabled=False):  # heads answer in float32 under autocast too
+                loss, scanpath_parts = scanpath_loss(
+                    self.config, output, fixations.float(), fixation_mask.bool(), drawn=self.training
+                )
             losses.append(loss)
             parts |= scanpath_parts
         output.loss = sum(losses) if losses else None
@@ -402,7 +404,7 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         text_states: torch.Tensor | None = None,
         num_samples: int = 1,
         sample: bool | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
     ) -> ScanpathSamples:
         """Scanpaths for a batch of films.
 
@@ -412,8 +414,8 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
             sample: True: drawn; False: the point estimate (of the likeliest strategy the mean, unless there is a
                 consensus); by default drawn when `num_samples` is above 1, a generator is given, or
                 `config.point_estimate` says so.
-            generator: for reproducible draws. All films of a batch share the noise, so that a film's scanpaths do not
-                depend on what else is in the batch.
+            generator: for reproducible draws. All films of a batch share the noise of a single one, so that a film's
+                scanpaths do not depend on what else is in the batch; of several, each film has its own.
 
         Returns:
             `ScanpathSamples`. A fixation starts when the last one ends; every scanpath has at least one fixation.
@@ -444,15 +446,26 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         expected = keep_logits.sigmoid().sum(-1, keepdim=True).round().clamp(min=1)
         return torch.arange(keep_logits.shape[-1], device=keep_logits.device) < expected
 
-    def _draw(self, output: ScanpathPredictorOutput, count: int, generator: torch.Generator | None):
+    def _noise(self, count: int, generator: torch.Generator | None, device) -> tuple[torch.Tensor, ...]:
+        """Numbers that N scanpaths are drawn with: two in 0..1 (2, N), and normal ones (N, S, 3) and (N, 2, r)."""
+        source = {"generator": generator, "device": device if generator is None else generator.device}
+        return (
+            torch.rand(2, count, **source).to(device),
+            torch.randn(count, self.config.max_fixations, 3, **source).to(device),
+            torch.randn(count, 2, self.config.noise_rank, **source).to(device),
+        )
+
+    def _draw(self, output: ScanpathPredictorOutput, count: int, generator):
         """`count` scanpaths (B, N, S, 3) and their masks (B, N, S), by reparameterisation."""
-        slots, device = self.config.max_fixations, output.mean.device
-        source = generator.device if generator is not None else device
-        choice, length = torch.rand(2, count, generator=generator, device=source).to(device)
-        each = torch.randn(count, slots, 3, generator=generator, device=source).to(device)
-        shared = torch.randn(count, 2, self.config.noise_rank, generator=generator, device=source).to(device)
+        device = output.mean.device
+        generators = generator if isinstance(generator, Sequence) else [generator]
+        if len(generators) not in (1, len(output.mean)):
+            raise ValueError(f"generators: {len(generators)}, films: {len(output.mean)}; one for all, or one for each")
+        noise = zip(*(self._noise(count, one, device) for one in generators), strict=True)
+        uniform, each, shared = (torch.stack(part) for part in noise)  # (B or 1, ...)
+        choice, length = uniform.unbind(1)
         weights = output.strategy_logits.softmax(-1).cumsum(-1)
-        chosen = (choice[None, :, None] > weights[:, None, :-1]).sum(-1)
+        chosen = (choice[..., None] > weights[:, None, :-1]).sum(-1)
         rows = torch.arange(len(chosen), device=device)[:, None]
         noise = None if output.noise is None else output.noise[rows, chosen]
         drawn = perturbed(
@@ -460,7 +473,7 @@ class ScanpathPredictor(ScanpathPredictorPreTrainedModel):
         )
         drawn = torch.cat([drawn[..., :2].clamp(0, 1), drawn[..., 2:].clamp(min=MIN_DURATION)], dim=-1)
         # a slot's probability is that of all slots up to it: one number decides where the scanpath ends
-        return drawn, until_stop(output.keep_logits[rows, chosen].sigmoid() > length[:, None])
+        return drawn, until_stop(output.keep_logits[rows, chosen].sigmoid() > length[..., None])
 
 
 def until_stop(keep: torch.Tensor) -> torch.Tensor:

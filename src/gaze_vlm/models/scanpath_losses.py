@@ -23,7 +23,7 @@ def scanpath_loss(config, output, fixations: torch.Tensor, mask: torch.Tensor, d
     """Paper's loss (keep/stop over all slots, regression over real ones) under a mixture over strategies.
 
     Args:
-        config, output: of a `ScanpathPredictor`.
+        config, output: of a `ScanpathPredictor`; not under autocast, which would round what is inverted here.
         fixations, mask: (B, F, 4) and (B, F), or (B, R, F, 4) and (B, R, F), as in its `forward`.
         drawn: L1 is that of a drawn scanpath, as in the paper's training, not of the mean.
 

@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,24 +20,113 @@ from ..data.schema import SCHEMA
 logger = logging.getLogger(__name__)
 
 
-def load_rows(sources: Iterable[str], mimic_cxr: str | Path | None = None) -> datasets.DatasetDict:
+Splits = Mapping[str, datasets.Dataset]
+
+
+def load_rows(
+    sources: Iterable[str], mimic_cxr: str | Path | None = None, *, one_split: bool = False
+) -> datasets.DatasetDict:
     """Rows of several data sets, split by split one after the other.
 
     Args:
         sources: `NAME=DIR` or `NAME=DIR:CONFIG`, a key of `gaze_vlm.data.BUILDERS` and a release as published; or a
             folder that `gaze-vlm data` wrote.
         mimic_cxr: folder of MIMIC-CXR, from which releases that take it join films and reports.
+        one_split: all rows of a patient who stands in several splits go to the most held-out one of them (test before
+            validation before train); the column `split` says so.
 
     Raises:
-        DataError: naming the source.
+        DataError: naming the source; or the patient who stands in different splits of two sources (`check_apart`),
+            for releases of the same films are split each in its own way.
     """
-    loaded = [_load(source, mimic_cxr) for source in sources]
+    sources = list(sources)
+    loaded: list[Splits] = [_load(source, mimic_cxr) for source in sources]
     if not loaded:
         raise DataError("no data given")
+    if one_split:
+        loaded = _in_one_split(loaded)
+    if len(loaded) > 1:
+        fix = "one_split (--one_split) puts all rows of such a patient in the most held-out split"
+        check_apart(sources, loaded, fix)
     splits = [split for split in SPLITS if any(split in one for one in loaded)]
     return datasets.DatasetDict(
         {split: datasets.concatenate_datasets([one[split] for one in loaded if split in one]) for split in splits}
     )
+
+
+def check_apart(sources: Sequence[str], loaded: Sequence[Splits], fix: str) -> None:
+    """No patient stands in one split of one source and in another split of another.
+
+    What a single source shares between its splits is its builder's to tell (`ReleaseBuilder.checks`).
+
+    Args:
+        sources: names for the message.
+        loaded: split -> rows of each source.
+        fix: what to do about it, for the message.
+
+    Raises:
+        DataError: naming the first such patient, how many there are, and the two sources.
+    """
+    homes: dict[str, dict[str, list[str]]] = {}  # patient -> split -> sources
+    for source, splits in zip(sources, _patients(loaded), strict=True):
+        for split, names in splits.items():
+            for name in {*names} - {None}:
+                homes.setdefault(name, {}).setdefault(split, []).append(source)
+    shared = {
+        name: (one, first, other, second)
+        for name, known in sorted(homes.items())
+        for one, other in combinations(known, 2)
+        for first, second in product(known[one], known[other])
+        if first != second
+    }
+    if shared:
+        name, (one, first, other, second) = next(iter(shared.items()))
+        raise DataError(
+            f"{len(shared):,} patients (images, where no patient is known) stand in different splits: {name} in {one} "
+            f"of {first} and in {other} of {second}; {fix}"
+        )
+
+
+def _patients(loaded: Sequence[Splits]) -> list[dict[str, list[str | None]]]:
+    """Whose each row is: its patient's, or that of its image in another source; else its study's or its image's."""
+    columns = ("image_id", "patient_id", "study_id")
+    ids = [
+        {split: list(zip(*(rows[name][:] for name in columns), strict=True)) for split, rows in one.items()}
+        for one in loaded
+    ]
+    known = {image: patient for one in ids for rows in one.values() for image, patient, _ in rows if image and patient}
+    return [
+        {
+            split: [patient or known.get(image) or study or image for image, patient, study in rows]
+            for split, rows in one.items()
+        }
+        for one in ids
+    ]
+
+
+def _in_one_split(loaded: Sequence[Splits]) -> list[Splits]:
+    patients, home = _patients(loaded), {}
+    for split in SPLITS:  # from the least held-out to the most
+        home |= {name: split for one in patients for name in one.get(split, ()) if name is not None}
+    moved, whose, result = 0, set(), []
+    for one, theirs in zip(loaded, patients, strict=True):
+        parts: dict[str, list[datasets.Dataset]] = {split: [] for split in SPLITS}
+        for split, rows in one.items():
+            splits = [home.get(name, split) for name in theirs[split]]
+            leaving = {name for name, new in zip(theirs[split], splits, strict=True) if new != split}
+            if not leaving:
+                parts[split].append(rows)
+                continue
+            moved, whose = moved + sum(new != split for new in splits), whose | leaving
+            said = datasets.Dataset.from_dict({"split": splits}, features=datasets.Features(split=SCHEMA["split"]))
+            rows = datasets.concatenate_datasets([rows.remove_columns("split"), said], axis=1)
+            for new in dict.fromkeys(splits):
+                kept = rows.select([number for number, at in enumerate(splits) if at == new])
+                parts[new].append(kept.select_columns(list(SCHEMA)))
+        result.append({split: datasets.concatenate_datasets(rows) for split, rows in parts.items() if rows})
+    if moved:
+        logger.info("%d rows of %d patients moved to the most held-out split they stand in", moved, len(whose))
+    return result
 
 
 def _load(source: str, mimic_cxr: str | Path | None) -> dict[str, datasets.Dataset]:

@@ -113,12 +113,14 @@ class Reading(NamedTuple):
         scanpath: all of it.
         texts: condition -> the texts to choose from; that of `sentence` comes with `said`.
         said: the scanpath while the sentence was said.
+        sentence: number of the sentence in the row's transcript.
     """
 
     row: int
     scanpath: Scanpath
     texts: dict[str, tuple[str, ...]]
     said: Scanpath | None = None
+    sentence: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,10 @@ class ScanpathRows(FilmsWithText):
     `data.timing.fixations_of_sentences`; a row is then one item a sentence), `none`. Of the conditions that a row
     offers one is drawn by weight; all but `sentence` go with the whole scanpath.
 
-    A row without an image gets an even grey film. Fixations off the film are left out. Rows of GazeSearch get the
-    centre, at which its trials began, in front when `config.start_at_center`. Scanpaths of more than
-    `config.max_fixations` are cut. Log lines count all that.
+    A row without an image gets an even grey film. Fixations off the film are left out. When `config.start_at_center`
+    every scanpath, that of a sentence too, gets a fixation of 0.3 s at the centre in front (`Scanpath.with_centre`).
+    It is made up: trials of GazeSearch began there, with a fixation that it leaves out, other readers began anywhere.
+    Scanpaths of more than `config.max_fixations`, this one among them, are cut. Log lines count all that.
 
     Args:
         rows: of the schema.
@@ -207,23 +210,26 @@ class ScanpathRows(FilmsWithText):
         said = list(self._sentences(row, scanpath)) if "sentence" in self.text else []
         if not texts and not said:
             raise ValueError(f"{self._place(number)} offers none of the texts asked for: {', '.join(self.text)}")
-        centred = row["source"] == "gazesearch" and self.config.start_at_center
-        whole = self._cut(scanpath.with_centre() if centred else scanpath) if texts else scanpath
+        whole = self._as_learned(scanpath) if texts else scanpath
         self.counts.update([*texts, *(["sentence"] if said else [])])
         if not said:
             yield Reading(number, whole, texts)
-        for sentence, path in said:
-            yield Reading(number, whole, texts | {"sentence": (sentence,)}, self._cut(path))
+        for place, sentence, path in said:
+            yield Reading(number, whole, texts | {"sentence": (sentence,)}, self._as_learned(path), place)
 
-    def _sentences(self, row: dict, scanpath: Scanpath) -> Iterator[tuple[str, Scanpath]]:
+    def _sentences(self, row: dict, scanpath: Scanpath) -> Iterator[tuple[int, str, Scanpath]]:
         sentences = sentences_of(row["transcript"] or ())
-        for sentence, path in zip(sentences, fixations_of_sentences(scanpath, sentences), strict=True):
+        paths = fixations_of_sentences(scanpath, sentences)
+        for place, (sentence, path) in enumerate(zip(sentences, paths, strict=True)):
             if len(path):
-                yield sentence["text"], path
+                yield place, sentence["text"], path
             else:
                 self.counts["silent"] += 1
 
-    def _cut(self, scanpath: Scanpath) -> Scanpath:
+    def _as_learned(self, scanpath: Scanpath) -> Scanpath:
+        """With the centre in front, where the model starts there, and cut."""
+        if self.config.start_at_center:
+            scanpath = scanpath.with_centre()
         self.counts["cut"] += len(scanpath) > self.config.max_fixations
         return scanpath[: self.config.max_fixations]
 

@@ -1,8 +1,10 @@
 """Training of ScanpathPredictor in MedGaze's two stages: film to report, then film and text to scanpath."""
 
+import random
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -159,6 +161,7 @@ class ScanpathTrainer(Trainer):
       also `scanmatch` (14 x 14 bins, threshold 3.5, no duration) and `multimatch` (mean of 4, over the pairs of which
       both paths have at least 3 fixations; `multimatch_defined` is their share), higher is better, and
       `edit_distance` (5 x 5 grid), lower is better, of the model's point estimates against the readers' scanpaths.
+      Where a point estimate is a draw, an item's depends on the seed and the item's number alone.
     - `predict`: `predictions` and `label_ids` are lists of `Scanpath`, in the order of the items.
 
     Several processes: one a GPU, each with the whole model (`accelerate launch`, `torchrun`).
@@ -207,8 +210,6 @@ class ScanpathTrainer(Trainer):
     # ---- loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.model.vision_tower is not None:
-            self.model.vision_tower.eval()  # frozen: no dropout, and batch norm keeps its statistics
         outputs = model(**inputs)
         loss, share = outputs.loss, 1 / self.current_gradient_accumulation_steps
         if num_items_in_batch is not None:  # tokens of all processes and accumulated batches
@@ -248,6 +249,7 @@ class ScanpathTrainer(Trainer):
             batch_size=self.args.eval_batch_size,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            generator=torch.Generator(),  # a loader draws seeds for its workers: not from what training draws from
         )
 
     @torch.no_grad()
@@ -257,6 +259,7 @@ class ScanpathTrainer(Trainer):
         model = self.model.eval()
         sums: dict[str, float] = {}
         paths: list[tuple[Scanpath, Scanpath]] = []
+        numbers = iter(dataloader.dataset.indices)
         for batch in dataloader:
             batch = self._prepare_inputs(batch)
             with self.accelerator.autocast():
@@ -267,7 +270,8 @@ class ScanpathTrainer(Trainer):
                 sums[name] = sums.get(name, 0.0) + float(value) * weight
             if "fixations" in batch:
                 given = ScanpathSamples(batch["fixations"][:, None], batch["fixation_mask"][:, None])
-                paths += zip(self._predicted(batch), scanpaths_of(given), strict=True)
+                predicted = self._predicted(batch, list(islice(numbers, len(batch["fixations"]))))
+                paths += zip(predicted, scanpaths_of(given), strict=True)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         shares = gather_object([(sums, paths)])
         total = {name: sum(known.get(name, 0.0) for known, _ in shares) for name in sums or shares[0][0]}
@@ -280,10 +284,13 @@ class ScanpathTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions, references, metrics, len(dataloader.dataset.dataset))
 
-    def _predicted(self, batch: dict[str, torch.Tensor]) -> list[Scanpath]:
+    def _predicted(self, batch: dict[str, torch.Tensor], numbers: Sequence[int]) -> list[Scanpath]:
         seen = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+        sample = self.model.config.point_estimate == "sample"
+        seeds = [random.Random(f"{self.args.seed} {number}").getrandbits(63) for number in numbers]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds] if sample else None
         with self.accelerator.autocast():
-            return scanpaths_of(self.model.predict(**seen))
+            return scanpaths_of(self.model.predict(**seen, generator=generators))
 
 
 def scanpaths_of(samples: ScanpathSamples) -> list[Scanpath]:

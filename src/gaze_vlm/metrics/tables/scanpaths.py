@@ -273,7 +273,7 @@ def _about_paths(sides: Sequence[tuple[str, Sequence[Case]]]) -> list[str]:
         return [f"{sentence} ({listed})"] if listed else []
 
     return [
-        *counted(lambda case: case.centred, "a fixation at the centre, which GazeSearch leaves out, put in front"),
+        *counted(lambda case: case.centred, "a made-up fixation at the centre put in front"),
         *counted(
             lambda case: not case.timed, "durations are not known on every side, and what needs them is left out"
         ),
