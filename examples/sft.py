@@ -14,9 +14,9 @@ releases in data/ (see examples/README.md):
 --config is a YAML file with the same names as the options, which override it. Settings of one GPU, several, FSDP,
 DeepSpeed and CPU stand in examples/accelerate. Everything that TRL's SFTConfig knows can be set:
 --resume_from_checkpoint (a checkpoint, or "last"), --gradient_accumulation_steps, --save_total_limit, --push_to_hub.
-A new model is first written to --output_dir/base; with --use_peft what is trained is an adapter on top of it, in
---output_dir (gaze_vlm.training.adapters loads and merges it). Without --llm a small new language model is trained in
-full. Evaluation uses no findings as context, and the gaze of --eval_gaze.
+A new model is first written beside --output_dir, with -base behind its name; with --use_peft what is trained is an
+adapter on top of it (gaze_vlm.training.adapters loads and merges it; only the adapter is pushed). Without --llm a new
+small language model is trained in full. Evaluation uses no findings as context, and the gaze of --eval_gaze.
 """
 
 import json
@@ -37,7 +37,7 @@ from gaze_vlm.tasks import TASKS
 from gaze_vlm.training.adapters import TRAINED_IN_FULL, lora_config
 from gaze_vlm.training.compose import compose, film_processor, film_side, load_language_model, load_tower
 from gaze_vlm.training.compose import new_language_model as small_language_model
-from gaze_vlm.training.rows import SECTIONS, load_rows, parse_weights
+from gaze_vlm.training.rows import SECTIONS, check_apart, load_rows, parse_weights
 from gaze_vlm.training.sft_data import CONTEXT, GAZE, VIEWS, SftRows, predict_scanpaths
 from gaze_vlm.training.sft_trainer import GazeSFTConfig, GazeSFTTrainer, text_metrics
 
@@ -59,6 +59,10 @@ class ScriptArguments:
     )
     mimic_cxr: str | None = field(
         default=None, metadata={"help": "MIMIC-CXR folder, to join films and reports by their ids."}
+    )
+    one_split: bool = field(
+        default=False,
+        metadata={"help": "Put all rows of a patient whom releases split differently in the most held-out split."},
     )
     tasks: str = field(default="report:1", metadata={"help": f"{', '.join(TASKS)}: times an epoch each is seen."})
     gaze: str = field(
@@ -125,10 +129,10 @@ def model_options(script: ScriptArguments) -> dict:
 
 
 def load_model(script: ScriptArguments, training: GazeSFTConfig) -> tuple[GazeVLM, GazeVLMProcessor]:
-    """`--model`, or a new one out of its parts, which is written to --output_dir/base first."""
+    """`--model`, or a new one out of its parts, which is written beside --output_dir first."""
     place = script.model
     if place is None:
-        place = str(Path(training.output_dir, "base"))
+        place = f"{training.output_dir.rstrip('/')}-base"
         with PartialState().main_process_first():
             if not Path(place, "config.json").is_file():
                 write_base(script, place)
@@ -184,8 +188,12 @@ def four_bit(script: ScriptArguments) -> BitsAndBytesConfig:
 
 def select_rows(script: ScriptArguments) -> tuple[dict, dict | None]:
     """Split -> rows of `--dataset`, and of `--films`."""
-    rows = load_rows(script.dataset, script.mimic_cxr)
-    return rows, load_rows(script.films, script.mimic_cxr) if script.films else None
+    rows = load_rows(script.dataset, script.mimic_cxr, one_split=script.one_split)
+    if not script.films:
+        return rows, None
+    films = load_rows(script.films, script.mimic_cxr, one_split=script.one_split)
+    check_apart(["--dataset", "--films"], [rows, films], "films must be of other patients than reports")
+    return rows, films
 
 
 def eval_gaze_of(script: ScriptArguments) -> dict[str, float]:
@@ -253,7 +261,7 @@ def prepare(script: ScriptArguments, training: GazeSFTConfig, rows, films=None) 
             target_modules=script.lora_target_modules or None,
             train_vision_tower=not training.freeze_vision_tower,
         )
-    return GazeSFTTrainer(
+    trainer = GazeSFTTrainer(
         model,
         training,
         train_rows=of("train", True),
@@ -262,6 +270,8 @@ def prepare(script: ScriptArguments, training: GazeSFTConfig, rows, films=None) 
         peft_config=adapter,
         compute_metrics=text_metrics(processor) if training.predict_with_generate else None,
     )
+    trainer.data_collator([trainer.train_dataset[0]])  # what fits into no batch says so now
+    return trainer
 
 
 def run(trainer: GazeSFTTrainer) -> None:
@@ -289,6 +299,9 @@ def main(arguments: list[str] | None = None) -> None:
         datasets.disable_progress_bars()
         if training.resume_from_checkpoint == "last":
             training.resume_from_checkpoint = last_checkpoint(training.output_dir)
+        resumed = training.resume_from_checkpoint
+        if resumed is not None and not Path(resumed, "trainer_state.json").is_file():
+            raise ValueError(f"{resumed}: no checkpoint to resume from")
         with training.main_process_first(desc="data"):
             rows, films = select_rows(script)
         trainer = prepare(script, training, rows, films)

@@ -55,6 +55,7 @@ class GazeSFTConfig(SFTConfig):
         default=None, metadata={"help": "Tokens a sample is cut to; what cuts off an image is an error."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be false: gaze is such a column."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to push, where pushing is asked for."})
     freeze_vision_tower: bool = field(default=True, metadata={"help": "Leave the vision tower as it is."})
     predict_with_generate: bool = field(default=False, metadata={"help": "Write texts in evaluation and score them."})
     generation_max_new_tokens: int = field(default=128, metadata={"help": "Longest text written in evaluation."})
@@ -83,7 +84,8 @@ class GazeSFTTrainer(SFTTrainer):
     """TRL's SFTTrainer for a GazeVLM: fixations reach the model, and evaluation may write texts.
 
     All of SFTTrainer works: `peft_config`, gradient accumulation and checkpointing, resuming, several processes,
-    pushing to the Hub. Two processes train like one with batches of twice the size, as the loss is one over tokens.
+    pushing to the Hub. Two processes train like one with batches of twice the size, as the loss is one over tokens;
+    that of evaluation is, as the Trainer has it, a mean over batches, and moves a little with their size.
 
     Args:
         model: a GazeVLM.
@@ -127,15 +129,16 @@ class GazeSFTTrainer(SFTTrainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         loss, _, _ = super().prediction_step(model, inputs, True)
         inputs = self._prepare_inputs(inputs)
+        prompts = prompts_of(inputs, self._tokenizer.pad_token_id)
         with torch.no_grad(), self.compute_loss_context_manager():
             written = self.accelerator.unwrap_model(model).generate(
-                **prompts_of(inputs, self._tokenizer.pad_token_id),
+                **prompts,
                 max_new_tokens=self.args.generation_max_new_tokens,
                 min_new_tokens=1,
                 do_sample=False,
                 use_cache=True,
             )
-        return loss, written, inputs["labels"]
+        return loss, written[:, prompts["input_ids"].shape[1] :], inputs["labels"]
 
     # ---- checkpoints: save_pretrained may name weights otherwise than the model does (those of a ViT, say), and what
     # the Trainer itself does, load them by name and let be what does not fit, would lose those without an error
