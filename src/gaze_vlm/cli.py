@@ -71,8 +71,7 @@ def read_films(images: list[Path]) -> Batch:
         except ImageError as error:
             batch.fail(str(error))
             continue
-        words = set((film.view or "").split()) - {"ERECT", "SUPINE"}  # say nothing of the direction
-        if words and not words & {"PA", "AP"}:
+        if film.is_lateral:
             batch.fail(f"{path}: a lateral view ({film.view}); the models know frontal films only")
             continue
         batch.films.append(film)

@@ -105,6 +105,12 @@ class Film:
         """(width, height) in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
 
+    @property
+    def is_lateral(self) -> bool:
+        """Whether `view` is known and no frontal one."""
+        words = set((self.view or "").upper().split()) - {"ERECT", "SUPINE"}  # say nothing of the direction
+        return bool(words) and not words & {"PA", "AP"}
+
     def to_pil(self, mode: str = "RGB") -> Image.Image:
         """The film as a PIL image in `mode`; in "RGB" all three channels are equal."""
         return Image.fromarray(self.pixels).convert(mode)

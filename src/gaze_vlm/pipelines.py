@@ -65,14 +65,21 @@ class ReadingPipeline:
             and its updates, unless HF_HUB_OFFLINE is set.
         device: where to run, the CPU by default. Weights are used in float32.
         batch_size: films that go through a model together.
+        predict_gaze: whether gaze that is not given is predicted, where the model can; else there is none.
     """
 
-    def __init__(self, model: str | Path | None = None, device: str | torch.device = "cpu", batch_size: int = 8):
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        batch_size: int = 8,
+        predict_gaze: bool = True,
+    ):
         self.source = str(model) if model is not None else str(NANO)
         # of a folder its own name: where it lies is nobody's business
         folder = Path(self.source)
         self.name = "nano" if model is None else folder.resolve().name if folder.exists() else self.source
-        self.device, self.batch_size = torch.device(device), batch_size
+        self.device, self.batch_size, self.predict_gaze = torch.device(device), batch_size, predict_gaze
         if not folder.exists() and not _looks_like_repository(self.source):
             raise ModelError(f"{self.source}: no such folder, and no name of a Hub repository (owner/name)")
 
@@ -254,7 +261,7 @@ class ReadingPipeline:
     def _gaze(self, films, pixels, given) -> tuple[list[Scanpath], list[str]]:
         """Each film's gaze and where it comes from; a given scanpath without a fixation counts as none."""
         model, _ = self.vlm
-        if model.model.scanpath_predictor is None:
+        if model.model.scanpath_predictor is None or not self.predict_gaze:
             empty = Scanpath([], [], [], [])
             return [path or empty for path in given], ["given" if path else "none" for path in given]
         fixations, mask = model.predict_gaze(pixels)
