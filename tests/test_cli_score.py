@@ -129,9 +129,7 @@ def test_the_gazesearch_protocol_by_hand(run, file):
     assert ran.estimate("fixations a scanpath", "centre, 4 fixations") == 4
     assert {score["system"] for score in ran.json["scores"]} == {"mine", "centre, 4 fixations", "uniform, 4 fixations"}
     assert ran.json["what"] == "scanpath"
-    assert (
-        "a made-up fixation at the centre put in front (references: 2)" in ran.json["protocol"]
-    )
+    assert "a made-up fixation at the centre put in front (references: 2)" in ran.json["protocol"]
     assert "durations are not known on every side, and what needs them is left out (mine: 2)" in ran.json["protocol"]
 
 

@@ -33,6 +33,15 @@ def generate_texts(
     """
     prompts = [processor.apply_chat_template(one, add_generation_prompt=True) for one in messages]
     shown = [list(one) for one in images]
+    if len(prompts) != len(shown):
+        raise ValueError(f"messages: {len(prompts)}, lists of images: {len(shown)}; each sample needs one of both")
+    for number, (prompt, its) in enumerate(zip(prompts, shown, strict=True)):
+        placeholders = prompt.count(processor.image_token)
+        if placeholders != len(its):
+            raise ValueError(f"sample {number}: its messages have {placeholders} images, {len(its)} are given")
+    count = sum(map(len, shown))
+    if fixations is not None and len(fixations) != count:
+        raise ValueError(f"images: {count}, scanpaths: {len(fixations)}; each image needs one (or None)")
     inputs = processor(
         images=shown if any(shown) else None,
         text=prompts,

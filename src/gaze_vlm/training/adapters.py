@@ -6,7 +6,9 @@ The folder is peft's own: LoRA weights of the language model, graph and projecto
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..models.modeling_gaze_vlm import GazeVLM
@@ -35,7 +37,7 @@ def lora_config(
     Args:
         target_modules: last parts of the names of the language model's layers, such as `q_proj`; all its linear
             layers by default. (Bare names would hit vision tower and scanpath predictor too.)
-        train_vision_tower: in full, as graph and projector.
+        train_vision_tower: in full, as graph and projector (the scanpath predictor's own never is).
 
     Raises:
         ValueError: naming a layer that the language model lacks.
@@ -54,7 +56,7 @@ def lora_config(
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=rf"model\.language_model\..*\.({names})",
-        modules_to_save=[*TRAINED_IN_FULL, *(["vision_tower"] if train_vision_tower else [])],
+        modules_to_save=[*TRAINED_IN_FULL, *(["model.vision_tower"] if train_vision_tower else [])],
         task_type="CAUSAL_LM",
     )
 
@@ -74,23 +76,39 @@ def load_adapter(folder: str | Path, base: GazeVLM | None = None, **options) -> 
         AdapterError: if the folder holds no adapter, the base is not there, or is another than the adapter's own.
     """
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():
-        raise AdapterError(f"{folder}: no adapter_config.json, so no adapter")
+    for file in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+        if not (folder / file).is_file():
+            raise AdapterError(f"{folder}: no {file}, so no adapter")
     name = PeftConfig.from_pretrained(folder).base_model_name_or_path
     if base is None:
+        if name is None:
+            raise AdapterError(f"{folder}: its config names no base; pass the base")
         try:
             base = GazeVLM.from_pretrained(name, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise AdapterError(f"{folder}: its base {name!r} cannot be loaded ({reason}); pass the base") from error
     if (folder / BASE_FILE).is_file():
         _check_base(folder, name, base)
-    return PeftModel.from_pretrained(base, folder)
+    try:
+        model = PeftModel.from_pretrained(base, folder)
+    except (RuntimeError, KeyError) as error:
+        if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+            raise
+        raise _foreign(folder, name, "graph or projector has another shape") from error
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:  # peft leaves out what does not match
+        if set(file.keys()) != get_peft_model_state_dict(model, save_embedding_layers=False).keys():
+            raise _foreign(folder, name, "it has more layers, or fewer")
+    return model
 
 
 def merge_adapter(folder: str | Path, base: GazeVLM | None = None, **options) -> GazeVLM:
     """One checkpoint out of base and adapter; arguments and errors as in `load_adapter`."""
     return load_adapter(folder, base, **options).merge_and_unload()
+
+
+def _foreign(folder: Path, name: str, why: str) -> AdapterError:
+    return AdapterError(f"{folder}: an adapter for another base: {why}; it belongs to {name!r}, load that one")
 
 
 def _samples(model: GazeVLM) -> dict[str, torch.Tensor]:
@@ -113,6 +131,4 @@ def _check_base(folder: Path, name: str, base: GazeVLM) -> None:
         # the base may be loaded in half precision
         if not alike or not torch.allclose(other, values, rtol=1e-2, atol=1e-4):
             difference = "differs" if alike else "is missing or has another shape"
-            raise AdapterError(
-                f"{folder}: an adapter for another base: {weight} {difference}; it belongs to {name!r}, load that one"
-            )
+            raise _foreign(folder, name, f"{weight} {difference}")

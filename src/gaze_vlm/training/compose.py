@@ -1,6 +1,7 @@
 """A GazeVLM out of parts: a vision tower, a causal language model with its tokenizer, a scanpath predictor."""
 
 from importlib.resources import files
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -39,6 +40,7 @@ FLATTEN = (
 )
 # for language models without a template of their own
 PLAIN_TEMPLATE = (
+    "{{- bos_token -}}"
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'assistant' -%}{{ '\nAssistant:' + message['content'] + eos_token }}"
     "{%- else -%}{{ 'Human: ' + message['content'] }}{%- endif -%}"
@@ -50,12 +52,19 @@ PLAIN_TEMPLATE = (
 
 
 def load_tower(place: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The vision tower in a folder or repository: a vision model, that of a vision-language model, or of ours."""
-    config = AutoConfig.from_pretrained(place)
-    if config.model_type not in OWN_MODELS:
-        return AutoModel.from_pretrained(place, config=getattr(config, "vision_config", config), dtype=dtype)
+    """The vision tower in a folder or repository: a vision model, that of a vision-language model, or of ours.
+
+    Raises:
+        ValueError: if there is none.
+    """
     model = AutoModel.from_pretrained(place, dtype=dtype)
-    return model.model.vision_tower if config.model_type == "gaze_vlm" else model.vision_tower
+    inner = getattr(model.config, "vision_config", None)
+    if inner is not None:
+        parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+        model = next((part for part in parts if isinstance(part.config, type(inner))), model)
+    if model.main_input_name != "pixel_values":
+        raise ValueError(f"{place}: a {type(model).__name__}, which is no vision model")
+    return model
 
 
 def film_processor(place: str | None, side: int) -> ViTImageProcessor:
@@ -81,8 +90,16 @@ def film_side(place: str, default: int = 224) -> int:
 
 
 def load_language_model(place: str, dtype: torch.dtype = torch.float32):
-    """(causal language model, tokenizer) of a folder or repository."""
-    return AutoModelForCausalLM.from_pretrained(place, dtype=dtype), AutoTokenizer.from_pretrained(place)
+    """(causal language model, tokenizer) of a folder or repository; or of a folder that holds one GGUF file and no
+    config.json, whose weights are dequantised."""
+    options = {}
+    if Path(place).is_dir() and not (Path(place) / "config.json").is_file():
+        found = sorted(path.name for path in Path(place).glob("*.gguf"))
+        if len(found) != 1:
+            raise ValueError(f"{place}: no config.json, and {len(found)} GGUF files instead of one")
+        options["gguf_file"] = found[0]
+    causal = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options)
+    return causal, AutoTokenizer.from_pretrained(place, **options)
 
 
 def new_language_model():
@@ -122,9 +139,9 @@ def compose(
     spare. A tokenizer without a chat template gets a plain one ("Human: ... Assistant: ...").
 
     Args:
-        predictor: for predicted gaze. If its tower is the same as `tower`, weight by weight, it reads that one's patch
-            tokens; else it keeps its own, and its films are made out of this model's (`predictor_image_processor`
-            says how it wants them).
+        predictor: for predicted gaze. If its tower is the same as `tower`, weight by weight, and its films are too, it
+            reads that one's patch tokens; else it keeps its own, and its films are made out of this model's.
+        predictor_image_processor: how it wants its films; by default as this model's.
         options: fields of `GazeVLMConfig`.
 
     Raises:
@@ -133,12 +150,11 @@ def compose(
     add_image_token(tokenizer, causal)
     nested, own_weights = {}, {}
     if predictor is not None:
-        nested, own_weights = nested_predictor(predictor, tower)
-        if nested["scanpath_config"]["vision_config"] is not None:
-            nested |= pixels_between(image_processor, predictor_image_processor)
+        between = pixels_between(image_processor, predictor_image_processor or image_processor)
+        nested, own_weights = nested_predictor(predictor, tower, between)
     config = GazeVLMConfig(
-        vision_config=tower.config.to_dict(),
-        text_config=causal.config.to_dict(),
+        vision_config=plain(tower.config.to_dict()),
+        text_config=plain(causal.config.to_dict()),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         **{**nested, **options},
     )
@@ -154,14 +170,22 @@ def compose(
     model.model.freeze()
     model.generation_config = causal.generation_config
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    ends = causal.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else []  # a chat model's turns may end otherwise than its texts
+    model.generation_config.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
     processor = GazeVLMProcessor(
         image_processor,
         tokenizer,
         num_image_tokens=count_image_tokens(model, image_processor),
-        chat_template=FLATTEN + (tokenizer.chat_template or PLAIN_TEMPLATE),
+        chat_template=FLATTEN + (tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_TEMPLATE),
     )
     return model.eval(), processor
+
+
+def plain(values: dict) -> dict:
+    """A configuration's values without the places it was loaded from."""
+    kept = {name: value for name, value in values.items() if name not in ("_name_or_path", "quantization_config")}
+    return {name: plain(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def add_image_token(tokenizer, causal: PreTrainedModel) -> None:
@@ -176,20 +200,33 @@ def add_image_token(tokenizer, causal: PreTrainedModel) -> None:
 
 def take_language_model(model: GazeVLM, causal: PreTrainedModel) -> None:
     """The language model's body and output layer, in place."""
-    body, head = causal.base_model, causal.get_output_embeddings()
-    if type(body) is not type(model.model.language_model) or getattr(head, "bias", None) is not None:
-        raise ValueError(f"{type(causal).__name__}: only language models with a body and a plain output layer serve")
+    body, head = causal.eval().base_model, causal.get_output_embeddings()
+    alike = type(body) is type(model.model.language_model) and head.weight.shape == model.lm_head.weight.shape
+    if not alike or not has_plain_output(causal):
+        raise ValueError(
+            f"{type(causal).__name__}: only language models with a body and a plain output layer (no bias, no other "
+            "width, no scale or cap of logits) serve"
+        )
     model.model.language_model = body
     model.lm_head.weight = head.weight
 
 
-def nested_predictor(predictor: ScanpathPredictor, tower: PreTrainedModel) -> tuple[dict, dict]:
-    """Fields of `GazeVLMConfig`, and the weights of what goes inside."""
-    config, weights = predictor.config.to_dict() | {"_name_or_path": ""}, predictor.state_dict()
-    if predictor.vision_tower is not None and same_weights(predictor.vision_tower, tower):
+@torch.no_grad()
+def has_plain_output(causal: PreTrainedModel) -> bool:
+    """Whether logits are the output layer's weights times the body's states, and nothing else."""
+    head, ids = causal.get_output_embeddings(), torch.arange(4, device=causal.device)[None]
+    logits = head(causal.base_model(ids).last_hidden_state)
+    same = torch.allclose(causal(ids).logits.float(), logits.float(), rtol=1e-5, atol=1e-6)
+    return same and getattr(head, "bias", None) is None
+
+
+def nested_predictor(predictor: ScanpathPredictor, tower: PreTrainedModel, between: dict) -> tuple[dict, dict]:
+    """Fields of `GazeVLMConfig`, and the weights of what goes inside; `between` is of `pixels_between`."""
+    config, weights = plain(predictor.config.to_dict()), predictor.state_dict()
+    if not between and predictor.vision_tower is not None and same_weights(predictor.vision_tower, tower):
         config |= {"vision_config": None, "vision_width": tower_width(tower)}
         weights = {name: value for name, value in weights.items() if not name.startswith("vision_tower.")}
-    return {"scanpath_config": config, "gaze": "predicted"}, weights
+    return {"scanpath_config": config, "gaze": "predicted", **between}, weights
 
 
 def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -202,13 +239,13 @@ def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 
 def pixels_between(one: ViTImageProcessor, other: ViTImageProcessor) -> dict:
-    """How films as one processor makes them become films as another would."""
+    """How films as one processor makes them become films as another would; empty where they are the same."""
+    side, scale = other.size["height"], [a / b for a, b in zip(one.image_std, other.image_std, strict=True)]
     means = zip(one.image_mean, other.image_mean, other.image_std, strict=True)
-    return {
-        "scanpath_image_size": other.size["height"],
-        "scanpath_pixel_scale": [a / b for a, b in zip(one.image_std, other.image_std, strict=True)],
-        "scanpath_pixel_shift": [(mean - its) / std for mean, its, std in means],
-    }
+    shift = [(mean - its) / std for mean, its, std in means]
+    if side == one.size["height"] and set(scale) == {1.0} and set(shift) == {0.0}:
+        return {}
+    return {"scanpath_image_size": side, "scanpath_pixel_scale": scale, "scanpath_pixel_shift": shift}
 
 
 @torch.no_grad()
