@@ -42,6 +42,7 @@ from gaze_vlm.training.sft_data import CONTEXT, GAZE, VIEWS, SftRows, predict_sc
 from gaze_vlm.training.sft_trainer import GazeSFTConfig, GazeSFTTrainer, text_metrics
 
 logger = logging.getLogger("gaze_vlm.sft")
+WHOLE = ("vision_tower", "scanpath_predictor", *TRAINED_IN_FULL)  # what is never in 4 bit
 NEW = ("llm", "vision", "scanpath", "image_size", "model_config")
 
 
@@ -179,7 +180,7 @@ def four_bit(script: ScriptArguments) -> BitsAndBytesConfig:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["lm_head", "vision_tower", "scanpath_predictor", *TRAINED_IN_FULL],
+        llm_int8_skip_modules=["lm_head", *(f"model.{part}" for part in WHOLE)],
     )
 
 

@@ -320,3 +320,15 @@ def test_predicted_gaze_needs_a_predictor(refused, export, tiny_bundle, tmp_path
         tmp_path / "o",
     )
     assert "no scanpath predictor; give --scanpath" in line
+
+
+def test_four_bit_is_for_the_language_model_alone(sft, model):
+    import sft as script
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    skipped = script.four_bit(script.ScriptArguments(use_peft=True)).llm_int8_skip_modules
+    linear = [
+        name for name, part in GazeVLM.from_pretrained(model).named_modules() if isinstance(part, torch.nn.Linear)
+    ]
+    converted = {name for name in linear if should_convert_module(name, skipped)}
+    assert converted == {name for name in linear if name.startswith("model.language_model.")} != set()

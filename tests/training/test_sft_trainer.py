@@ -250,3 +250,22 @@ def test_what_is_saved_is_a_small_adapter_that_loads_on_its_base(trainer, make_m
 def test_settings_that_would_lose_gaze_are_refused(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name} must be false"):
         GazeSFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **{name: value})
+
+
+def test_gradient_checkpointing_trains_the_same(trainer):
+    plain, saving = trainer(), trainer(gradient_checkpointing=True)
+    plain.train()
+    saving.train()
+    assert saving.model.is_gradient_checkpointing
+    for (name, one), other in zip(plain.model.named_parameters(), saving.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_bfloat16_trains_near_float32(trainer):
+    full, half = trainer(max_steps=4), trainer(max_steps=4, bf16=True)
+    full.train()
+    half.train()
+    losses = [[entry["loss"] for entry in one.state.log_history if "loss" in entry] for one in (full, half)]
+    assert {value.dtype for value in half.model.parameters()} == {torch.float32}
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
