@@ -210,11 +210,12 @@ def sft_rows(
     """The conversations of a split."""
     context = parse_weights(script.context, CONTEXT, "context") if script.context else {}
     gaze = parse_weights(script.gaze, GAZE, "source of gaze") if training else eval_gaze_of(script)
-    predicted = None
-    if "predicted" in gaze:
-        if model.model.scanpath_predictor is None:
-            raise ValueError("--gaze predicted: the model has no scanpath predictor; give --scanpath")
-        predicted = predict_scanpaths(model, processor.image_processor, rows if films is None else films)
+    predicted, shown = None, rows if films is None else films
+    predicts = model is not None and model.model.scanpath_predictor is not None
+    if "predicted" in gaze and not predicts:
+        raise ValueError("--gaze predicted: the model has no scanpath predictor; give --scanpath")
+    if "predicted" in gaze or ("shuffled" in gaze and predicts and not any(shown["scanpath"])):
+        predicted = predict_scanpaths(model, processor.image_processor, shown)
     if not training:
         context.pop("findings", None)  # they would be the answer
         if script.max_eval_samples is not None:

@@ -110,6 +110,17 @@ def test_shuffled_gaze_is_never_of_the_same_patient(make_rows, make_row):
             assert len(path) != 2 + place % 3  # patients are told apart by how many fixations they have
 
 
+def test_where_nothing_was_recorded_predicted_gaze_is_shuffled(make_rows, make_row):
+    rows = make_rows(*(make_row(n, scanpath=None, patient_id=f"p{n // 2}") for n in range(6)))
+    predicted = [np.full((1, 4), n, np.float32) for n in range(6)]
+    shuffled = sft(rows, gaze={"shuffled": 1}, predicted=predicted)
+    for epoch in range(5):
+        shuffled.set_epoch(epoch)
+        for place in range(6):
+            sample = shuffled.draw(place)
+            assert sample["gaze"] == "shuffled" and sample["fixations"][0][0, 0] // 2 != place // 2
+
+
 @pytest.mark.parametrize(
     ("gaze", "reason"),
     [("given", "no film comes with fixations"), ("predicted", "no scanpath predictor"), ("shuffled", "two patients")],

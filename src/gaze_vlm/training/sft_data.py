@@ -56,7 +56,8 @@ class SftRows:
             epoch, 2 each twice. Outside training each once. `report` needs a report, `vqa` a question and its answer.
         gaze: where gaze comes from -> weight. One is drawn for an item among those that it offers: `given` (some of
             its films were read with an eye tracker), `predicted` (by `predicted`), `shuffled` (a scanpath of another
-            patient: a check that gaze matters), `none`. An item that offers nothing that was asked for has none.
+            patient, recorded where any was, else predicted: a check that gaze matters), `none`. An item that offers
+            nothing that was asked for has none.
         films: rows of OTHER patients with films and findings, for rows without; each report is put beside a film of
             like findings (`rows.match_reports`).
         predicted: fixations (n, 4) of each film (of `films`, else `rows`), see `predict_scanpaths`.
@@ -97,6 +98,8 @@ class SftRows:
         shown = self.rows if films is None else list(films.select_columns(_READ))
         self.patients = [row["patient_id"] or row["image_id"] for row in shown]
         self.given = [self._scanpath(number, row) for number, row in enumerate(shown)]
+        recorded = any(path is not None for path in self.given)
+        self.pool = self.given if recorded or predicted is None else list(predicted)  # what is shuffled
         imaged = _with_image(source)
         self.matched = None
         if films is not None:
@@ -230,7 +233,8 @@ class SftRows:
         )
 
     def _gaze(self, films: tuple[int, ...], rng: random.Random) -> tuple[str, list[np.ndarray | None]]:
-        offered = [source for source in self.gaze if source not in ("given", "shuffled") or self._is_gazed(films)]
+        known = {"given": self.given, "shuffled": self.pool}
+        offered = [one for one in self.gaze if one not in known or any(known[one][f] is not None for f in films)]
         if not offered:
             return "none", [None] * len(films)
         (source,) = rng.choices(offered, [self.gaze[one] for one in offered])
@@ -239,17 +243,14 @@ class SftRows:
         if source == "predicted":
             return source, [self.predicted[film] for film in films]
         if source == "shuffled":
-            return source, [None if self.given[film] is None else self._of_another(film, rng) for film in films]
+            return source, [None if self.pool[film] is None else self._of_another(film, rng) for film in films]
         return source, [None] * len(films)
-
-    def _is_gazed(self, films: tuple[int, ...]) -> bool:
-        return any(self.given[film] is not None for film in films)
 
     def _of_another(self, film: int, rng: random.Random) -> np.ndarray:
         while True:
-            other = rng.randrange(len(self.given))
-            if self.given[other] is not None and self.patients[other] != self.patients[film]:
-                return self.given[other]
+            other = rng.randrange(len(self.pool))
+            if self.pool[other] is not None and self.patients[other] != self.patients[film]:
+                return self.pool[other]
 
     # ---- as a data set
 
@@ -266,7 +267,7 @@ class SftRows:
 
 _REASONS = {
     "given": "no film comes with fixations",
-    "shuffled": "fixations of at least two patients are needed",
+    "shuffled": "fixations of at least two patients are needed, recorded or predicted",
     "predicted": "there is no scanpath predictor",
 }
 
