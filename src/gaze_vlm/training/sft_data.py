@@ -151,10 +151,10 @@ class SftRows:
         for task in self.tasks:
             if not self.items[task]:
                 raise ValueError(f"no row can be used for the task {task}: nothing has what it needs")
+        shared = {who for who, path in zip(self.patients, self.pool, strict=True) if path is not None}
         known = {
             "given": any(path is not None for path in self.given),
-            "shuffled": len({who for who, path in zip(self.patients, self.given, strict=True) if path is not None})
-            > 1,
+            "shuffled": len(shared) > 1,
             "predicted": self.predicted is not None,
             "none": True,
         }
