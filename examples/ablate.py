@@ -26,7 +26,6 @@ results.md and results.json hold numbers only, written reports stand in each mod
 import copy
 import json
 import logging
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -38,10 +37,9 @@ import torch
 from accelerate import PartialState
 from peft.utils import CONFIG_NAME
 from scanpath_experiments import claim, write
-from sft import ScriptArguments, eval_gaze_of, four_bit, prepare, run, select_rows, sft_rows
+from sft import ScriptArguments, eval_gaze_of, four_bit, parse, prepare, run, select_rows, sft_rows
 from train_scanpath import last_checkpoint, refusing
 from transformers import AutoConfig, AutoProcessor
-from trl import TrlParser
 
 from gaze_vlm import GazeVLM
 from gaze_vlm.data.matching import PAIRING
@@ -312,11 +310,8 @@ def settings_of(script: AblationArguments, training: GazeSFTConfig) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = TrlParser(
-        (AblationArguments, GazeSFTConfig), description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
     with refusing():
-        script, training = parser.parse_args_and_config(arguments)
+        script, training = parse((AblationArguments, GazeSFTConfig), __doc__, arguments)
         logging.basicConfig(format="%(message)s")
         logging.getLogger("gaze_vlm").setLevel(logging.INFO if training.should_log else logging.WARNING)
         datasets.disable_progress_bars()

@@ -21,15 +21,22 @@ small language model is trained in full. Evaluation uses no findings as context,
 
 import json
 import logging
+import sys
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import datasets
 import torch
+import yaml
 from accelerate import PartialState
-from train_scanpath import last_checkpoint, refusing
+from peft import LoraConfig, PeftConfig
+from peft.utils import CONFIG_NAME
+from train_scanpath import check_resumed, last_checkpoint, refusing
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, set_seed
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import TrlParser
 
 from gaze_vlm import GazeVLM, GazeVLMConfig, GazeVLMProcessor, ScanpathPredictor
@@ -42,6 +49,7 @@ from gaze_vlm.training.sft_data import CONTEXT, GAZE, VIEWS, SftRows, predict_sc
 from gaze_vlm.training.sft_trainer import GazeSFTConfig, GazeSFTTrainer, text_metrics
 
 logger = logging.getLogger("gaze_vlm.sft")
+PARTS_FILE = "parts.json"  # in the folder of a new model: what it was made of
 WHOLE = ("vision_tower", "scanpath_predictor", *TRAINED_IN_FULL)  # what is never in 4 bit
 NEW = ("llm", "vision", "scanpath", "image_size", "model_config")
 
@@ -52,7 +60,7 @@ class ScriptArguments:
 
     dataset: list[str] = field(
         default_factory=list,
-        metadata={"help": "NAME=DIR[:CONFIG], or folders that gaze-vlm data wrote; several one after the other."},
+        metadata={"help": "NAME=DIR[:CONFIG], or a folder that gaze-vlm data wrote; several behind one --dataset."},
     )
     films: list[str] = field(
         default_factory=list,
@@ -81,7 +89,9 @@ class ScriptArguments:
         default_factory=lambda: list(SECTIONS), metadata={"help": "Sections of the report to write."}
     )
     views: str = field(default="image", metadata={"help": "image, or study: its films together.", "choices": VIEWS})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many of each task."}
+    )
     model: str | None = field(default=None, metadata={"help": "A GazeVLM to go on from (folder or repository)."})
     llm: str | None = field(default=None, metadata={"help": "Language model of a new GazeVLM (folder or repository)."})
     vision: str | None = field(default=None, metadata={"help": "Its vision tower (folder or repository)."})
@@ -135,8 +145,7 @@ def load_model(script: ScriptArguments, training: GazeSFTConfig) -> tuple[GazeVL
     if place is None:
         place = f"{training.output_dir.rstrip('/')}-base"
         with PartialState().main_process_first():
-            if not Path(place, "config.json").is_file():
-                write_base(script, place)
+            write_base(script, training, Path(place))
     else:
         given = [f"--{name}" for name in NEW if getattr(script, name)]
         if given:
@@ -150,7 +159,29 @@ def load_model(script: ScriptArguments, training: GazeSFTConfig) -> tuple[GazeVL
     return GazeVLM.from_pretrained(place, **options), AutoProcessor.from_pretrained(place)
 
 
-def write_base(script: ScriptArguments, place: str) -> None:
+@contextmanager
+def whole_weights(training: GazeSFTConfig) -> Iterator[None]:
+    """Under DeepSpeed ZeRO-3 a model would be loaded in parts, and could neither be composed nor predict gaze."""
+    if training.deepspeed_plugin is None:
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(training.deepspeed_plugin.dschf)
+
+
+def write_base(script: ScriptArguments, training: GazeSFTConfig, place: Path) -> None:
+    """A new model, unless it stands there; it appears at once, and whole."""
+    parts = {name: getattr(script, name) for name in (*NEW, "dtype")} | {"seed": training.seed}
+    if place.exists():
+        file = place / PARTS_FILE
+        known = json.loads(file.read_text()) if file.is_file() else {}
+        other = [name for name, value in parts.items() if name not in known or known[name] != value]
+        if other:
+            raise ValueError(f"{place}: made of another {', '.join(other)}; choose another --output_dir, or delete it")
+        return
     if script.vision is None:
         raise ValueError("--vision: a new model needs a vision tower (or give --model)")
     dtype = getattr(torch, script.dtype)
@@ -159,18 +190,14 @@ def write_base(script: ScriptArguments, place: str) -> None:
     if script.scanpath:
         predictor = ScanpathPredictor.from_pretrained(script.scanpath, dtype=dtype)
         images = AutoProcessor.from_pretrained(script.scanpath).image_processor
-    side = script.image_size or film_side(script.vision)
-    model, processor = compose(
-        load_tower(script.vision, dtype),
-        film_processor(script.vision, side),
-        causal,
-        tokenizer,
-        predictor,
-        images,
-        **model_options(script),
-    )
-    processor.save_pretrained(place)
-    model.save_pretrained(place)  # its config.json is the last to appear
+    tower = load_tower(script.vision, dtype)
+    films = film_processor(script.vision, script.image_size or film_side(script.vision))
+    model, processor = compose(tower, films, causal, tokenizer, predictor, images, **model_options(script))
+    partial = place.with_name(f"{place.name}.partial")
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    (partial / PARTS_FILE).write_text(json.dumps(parts, indent=2) + "\n")
+    partial.rename(place)
 
 
 def four_bit(script: ScriptArguments) -> BitsAndBytesConfig:
@@ -218,10 +245,6 @@ def sft_rows(
         predicted = predict_scanpaths(model, processor.image_processor, shown)
     if not training:
         context.pop("findings", None)  # they would be the answer
-        if script.max_eval_samples is not None:
-            rows = rows.select(range(min(script.max_eval_samples, len(rows))))
-            if films is None and predicted is not None:
-                predicted = predicted[: len(rows)]
     return SftRows(
         rows,
         tasks=tasks or parse_weights(script.tasks, TASKS, "task"),
@@ -231,6 +254,7 @@ def sft_rows(
         context=context,
         sections=script.sections,
         views=script.views,
+        max_items=None if training else script.max_eval_samples,
         training=training,
         seed=seed,
     )
@@ -247,7 +271,10 @@ def prepare(script: ScriptArguments, training: GazeSFTConfig, rows, films=None) 
     evaluated = "validation" in rows and (films is None or "validation" in films)
     if training.eval_strategy != "no" and not evaluated:
         raise ValueError("there is no validation split: --eval_strategy no")
-    model, processor = load_model(script, training)
+    with whole_weights(training):
+        model, processor = load_model(script, training)
+    if not script.load_in_4bit:
+        model.to(training.device)
 
     def of(split: str, is_training: bool) -> SftRows:
         its_films = None if films is None else films[split]
@@ -263,6 +290,8 @@ def prepare(script: ScriptArguments, training: GazeSFTConfig, rows, films=None) 
             target_modules=script.lora_target_modules or None,
             train_vision_tower=not training.freeze_vision_tower,
         )
+    if training.resume_from_checkpoint is not None:
+        check_checkpoint(Path(training.resume_from_checkpoint), model, adapter)
     trainer = GazeSFTTrainer(
         model,
         training,
@@ -276,13 +305,31 @@ def prepare(script: ScriptArguments, training: GazeSFTConfig, rows, films=None) 
     return trainer
 
 
+def check_checkpoint(checkpoint: Path, model: GazeVLM, adapter: LoraConfig | None) -> None:
+    """
+    Raises:
+        ValueError: naming what was trained otherwise, or if there is no checkpoint.
+    """
+    if not (checkpoint / "trainer_state.json").is_file():
+        raise ValueError(f"{checkpoint}: no checkpoint to resume from")
+    if (checkpoint / CONFIG_NAME).is_file() != (adapter is not None):
+        raise ValueError(f"{checkpoint}: trained with{'out' * (adapter is not None)} --use_peft")
+    if adapter is None:
+        return check_resumed(checkpoint, model.config)
+    known = PeftConfig.from_pretrained(checkpoint)
+    other = [name for name in ("r", "lora_alpha", "target_modules") if getattr(known, name) != getattr(adapter, name)]
+    if other:
+        raise ValueError(f"{checkpoint}: trained with another {', '.join(other)}; resume with what it began with")
+
+
 def run(trainer: GazeSFTTrainer) -> None:
     """Train, save, measure, and push when asked."""
     metrics = {"train": trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint).metrics}
     if trainer.eval_dataset is not None:
         metrics["validation"] = trainer.evaluate()
-    trainer.save_model()
-    trainer.save_state()
+    trainer.save_model(_internal_call=True)  # which pushes nothing yet
+    if not trainer.args.push_to_hub:
+        trainer.save_state()  # it names folders of this machine
     trainer.create_model_card()
     if trainer.is_world_process_zero():
         Path(trainer.args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -290,20 +337,28 @@ def run(trainer: GazeSFTTrainer) -> None:
         trainer.push_to_hub()
 
 
+def parse(kinds: tuple[type, ...], description: str, arguments: list[str] | None) -> tuple:
+    """Options of the command line over those of --config."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    several = [f"--{one.name}" for kind in kinds for one in fields(kind) if str(one.type).startswith("list")]
+    for name in several:
+        if arguments.count(name) > 1:  # of which argparse would silently take the last
+            raise ValueError(f"{name} is given twice; several values stand behind one {name}")
+    parser = TrlParser(kinds, description=description, formatter_class=RawDescriptionHelpFormatter)
+    try:
+        return parser.parse_args_and_config(arguments)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config: {error}") from None
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = TrlParser(
-        (ScriptArguments, GazeSFTConfig), description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
     with refusing():
-        script, training = parser.parse_args_and_config(arguments)
+        script, training = parse((ScriptArguments, GazeSFTConfig), __doc__, arguments)
         logging.basicConfig(format="%(message)s")
         logging.getLogger("gaze_vlm").setLevel(logging.INFO if training.should_log else logging.WARNING)
         datasets.disable_progress_bars()
         if training.resume_from_checkpoint == "last":
             training.resume_from_checkpoint = last_checkpoint(training.output_dir)
-        resumed = training.resume_from_checkpoint
-        if resumed is not None and not Path(resumed, "trainer_state.json").is_file():
-            raise ValueError(f"{resumed}: no checkpoint to resume from")
         with training.main_process_first(desc="data"):
             rows, films = select_rows(script)
         trainer = prepare(script, training, rows, films)

@@ -261,7 +261,9 @@ def test_an_adapter_is_pushed_to_the_hub_and_comes_back(export, model, tmp_path,
     assert done.returncode == 0, done.stderr[-2000:]
     files = fake_hub.files("org/tiny")
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md", "tokenizer.json"} <= files.keys()
-    assert b"no medical device" in files["README.md"] and str(tmp_path).encode() not in files["README.md"]
+    assert b"no medical device" in files["README.md"]
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "model"
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
     back = tmp_path / "back"
     back.mkdir()
@@ -285,7 +287,7 @@ def test_nothing_is_pushed_unasked(sft, export, model, tmp_path, fake_hub):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset", "nowhere"], "nowhere: neither NAME=DIR nor a folder that gaze-vlm data wrote"),
+        (["--films", "nowhere"], "nowhere: neither NAME=DIR nor a folder that gaze-vlm data wrote"),
         (["--tasks", "sing"], "'sing' is no task with its weight; known: report, vqa"),
         (["--gaze", "guessed:1"], "'guessed:1' is no source of gaze"),
         (["--context", "age"], "'age' is no context"),
@@ -297,6 +299,8 @@ def test_nothing_is_pushed_unasked(sft, export, model, tmp_path, fake_hub):
         (["--use_peft", "--lora_target_modules", "q_prog"], "no layer 'q_prog'"),
         (["--resume_from_checkpoint", "nowhere"], "nowhere"),
         (["--packing"], "packing must be false"),
+        (["--dataset", "more"], "--dataset is given twice; several values stand behind one --dataset"),
+        (["--config", str(EXAMPLES / "sft.py")], "--config: "),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(refused, export, model, tmp_path, options, message):
@@ -332,3 +336,31 @@ def test_four_bit_is_for_the_language_model_alone(sft, model):
     ]
     converted = {name for name in linear if should_convert_module(name, skipped)}
     assert converted == {name for name in linear if name.startswith("model.language_model.")} != set()
+
+
+def test_another_model_is_not_taken_for_the_one_asked_for(sft, refused, export, llm, tiny_bundle, tmp_path):
+    options = ["--dataset", export, "--vision", tiny_bundle / "gaze_vlm", "--gaze", "given", "--max_steps", "1"]
+    options += ["--eval_strategy", "no", "--output_dir", tmp_path / "run", "--llm", llm]
+    sft(*options, "--model_config", "graph_hidden_size=16")
+    sft(*options, "--model_config", "graph_hidden_size=16")
+    assert not list(tmp_path.glob("*.partial"))
+    line = refused(*options, "--model_config", "graph_hidden_size=8")
+    assert "run-base: made of another model_config" in line
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    assert checkpoint.is_dir()
+    line = refused(
+        *options, "--model_config", "graph_hidden_size=16", "--use_peft", "--resume_from_checkpoint", "last"
+    )
+    assert "trained without --use_peft" in line
+    options[options.index(tmp_path / "run")] = tmp_path / "other"
+    line = refused(*options, "--model_config", "graph_hidden_size=8", "--resume_from_checkpoint", checkpoint)
+    assert "trained with another graph_hidden_size" in line
+
+
+def test_graph_and_projector_train_in_float32_beside_half_precision(sft, export, model, tmp_path):
+    from safetensors.torch import load_file
+
+    out = tmp_path / "run"
+    options = ["--dataset", export, "--model", model, "--gaze", "given", "--dtype", "bfloat16", "--use_peft"]
+    sft(*options, "--max_steps", 1, "--eval_strategy", "no", "--output_dir", out)
+    assert {value.dtype for value in load_file(out / "adapter_model.safetensors").values()} == {torch.float32}

@@ -79,6 +79,7 @@ def test_tasks_are_seen_as_often_as_their_weights_say(make_rows, make_row):
     assert len(seen) == 10
     assert len(sft(rows, tasks={"report": 2, "vqa": 0.3}, training=False)) == 14
     assert answer(sft(rows, tasks={"vqa": 1}).draw(0)) == "yes"
+    assert len(sft(rows, tasks={"report": 2, "vqa": 0.3}, training=False, max_items=3)) == 6
 
 
 def test_sources_of_gaze_are_drawn_by_weight_among_those_offered(make_rows, make_row):
@@ -112,13 +113,15 @@ def test_shuffled_gaze_is_never_of_the_same_patient(make_rows, make_row):
 
 def test_where_nothing_was_recorded_predicted_gaze_is_shuffled(make_rows, make_row):
     rows = make_rows(*(make_row(n, scanpath=None, patient_id=f"p{n // 2}") for n in range(6)))
-    predicted = [np.full((1, 4), n, np.float32) for n in range(6)]
+    predicted = [np.full((1, 4), n, np.float32) for n in range(6)] + [np.zeros((0, 4), np.float32)] * 30
+    rows = make_rows(*rows, *(make_row(n, scanpath=None, image=None) for n in range(30)))
     shuffled = sft(rows, gaze={"shuffled": 1}, predicted=predicted)
     for epoch in range(5):
         shuffled.set_epoch(epoch)
         for place in range(6):
             sample = shuffled.draw(place)
-            assert sample["gaze"] == "shuffled" and sample["fixations"][0][0, 0] // 2 != place // 2
+            assert sample["gaze"] == "shuffled" and len(sample["fixations"][0]) == 1
+            assert sample["fixations"][0][0, 0] // 2 != place // 2
 
 
 @pytest.mark.parametrize(

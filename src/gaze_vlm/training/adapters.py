@@ -62,8 +62,19 @@ def lora_config(
 
 
 def save_base_samples(model: PeftModel, folder: str | Path) -> None:
-    """Some values of each frozen weight of the base, by which it is known again."""
-    save_file(_samples(model.get_base_model()), Path(folder) / BASE_FILE)
+    """What `load_adapter` knows the base by, into an adapter's folder."""
+    save_file(base_samples(model.get_base_model()), Path(folder) / BASE_FILE)
+
+
+def base_samples(model: GazeVLM) -> dict[str, torch.Tensor]:
+    """The first values of each weight that an adapter leaves as it is."""
+    sampled = {}
+    for name, value in model.named_parameters():
+        name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
+        trained = "lora_" in name or "modules_to_save" in name or any(part in name for part in TRAINED_IN_FULL)
+        if not trained and value.is_floating_point():
+            sampled[name] = value.detach().flatten()[:_SAMPLED].float().cpu().clone()
+    return sampled
 
 
 def load_adapter(folder: str | Path, base: GazeVLM | None = None, **options) -> PeftModel:
@@ -111,18 +122,8 @@ def _foreign(folder: Path, name: str, why: str) -> AdapterError:
     return AdapterError(f"{folder}: an adapter for another base: {why}; it belongs to {name!r}, load that one")
 
 
-def _samples(model: GazeVLM) -> dict[str, torch.Tensor]:
-    sampled = {}
-    for name, value in model.named_parameters():
-        name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
-        trained = "lora_" in name or "modules_to_save" in name or any(part in name for part in TRAINED_IN_FULL)
-        if not trained and value.is_floating_point():
-            sampled[name] = value.detach().flatten()[:_SAMPLED].float().cpu().clone()
-    return sampled
-
-
 def _check_base(folder: Path, name: str, base: GazeVLM) -> None:
-    known, its = load_file(folder / BASE_FILE), _samples(base)
+    known, its = load_file(folder / BASE_FILE), base_samples(base)
     for weight, values in known.items():
         other = its.get(weight)
         if other is None and weight in dict(base.named_parameters()):

@@ -82,11 +82,13 @@ def film_processor(place: str | None, side: int) -> ViTImageProcessor:
 
 
 def film_side(place: str, default: int = 224) -> int:
-    """Pixels a side of the films that a tower was made for."""
+    """Pixels a side of the films that a tower was made for; `default` where its config tells none."""
     config = AutoConfig.from_pretrained(place)
     if config.model_type in OWN_MODELS:
         return AutoProcessor.from_pretrained(place).image_processor.size["height"]
-    return getattr(getattr(config, "vision_config", config), "image_size", default)
+    config = getattr(config, "vision_config", config)
+    of_timm = (getattr(config, "pretrained_cfg", None) or {}).get("input_size", [default])
+    return getattr(config, "image_size", of_timm[-1])
 
 
 def load_language_model(place: str, dtype: torch.dtype = torch.float32):
@@ -250,10 +252,18 @@ def pixels_between(one: ViTImageProcessor, other: ViTImageProcessor) -> dict:
 
 @torch.no_grad()
 def count_image_tokens(model: GazeVLM, image_processor) -> int:
-    """Visual-gaze tokens of a film. A tower that takes no films of this size says so."""
+    """Visual-gaze tokens of a film.
+
+    Raises:
+        ValueError: if the tower takes no films of this size, or the merge size does not fit.
+    """
     grey = Image.new("RGB", (64, 64), (128, 128, 128))
     pixels = image_processor(grey, return_tensors="pt")["pixel_values"].to(model.model.vision_tower.dtype)
-    rows, columns = patch_tokens(model.model.vision_tower.eval(), pixels).shape[1:3]
+    try:
+        rows, columns = patch_tokens(model.model.vision_tower.eval(), pixels).shape[1:3]
+    except (AssertionError, RuntimeError, ValueError) as error:  # as each tower says it
+        side = pixels.shape[-1]
+        raise ValueError(f"the vision tower takes no films of {side} pixels ({error}); give an image_size") from error
     merge = model.config.merge_size
     if rows % merge or columns % merge:
         raise ValueError(f"merge_size: a grid of {rows} x {columns} patches cannot be merged in squares of {merge}")

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..data.matching import PAIRING, present_findings
@@ -67,6 +69,7 @@ class SftRows:
         sections: of the report that are to be written.
         views: "image": one film an item; "study": all films of a study together, frontal ones first, at most
             `max_views`.
+        max_items: only the first so many items of each task.
 
     Raises:
         ValueError: if no item is left, or nothing offers the gaze that is asked for; naming the row whose scanpath is
@@ -85,6 +88,7 @@ class SftRows:
         sections: Sequence[str] = SECTIONS,
         views: str = "image",
         max_views: int = 2,
+        max_items: int | None = None,
         training: bool = True,
         seed: int = 0,
     ):
@@ -99,7 +103,10 @@ class SftRows:
         self.patients = [row["patient_id"] or row["image_id"] for row in shown]
         self.given = [self._scanpath(number, row) for number, row in enumerate(shown)]
         recorded = any(path is not None for path in self.given)
-        self.pool = self.given if recorded or predicted is None else list(predicted)  # what is shuffled
+        # what is shuffled
+        self.pool = (
+            self.given if recorded or predicted is None else [path if len(path) else None for path in predicted]
+        )
         imaged = _with_image(source)
         self.matched = None
         if films is not None:
@@ -108,7 +115,7 @@ class SftRows:
             self.matched = match_reports(films, rows)
             self._findings = dict(zip(self.matched.numbers, self.matched.findings, strict=True))
         items = list(self._matched_items() if films is not None else self._items(imaged, sections, views, max_views))
-        self.items = {task: [item for item in items if item.task == task] for task in self.tasks}
+        self.items = {task: [item for item in items if item.task == task][:max_items] for task in self.tasks}
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # a DataLoader's workers see it change
         self._places: tuple[int, list[Item]] | None = None
         self._check()
@@ -279,20 +286,27 @@ def _with_image(rows: datasets.Dataset) -> list[bool]:
 
 @torch.no_grad()
 def predict_scanpaths(model, image_processor, rows: datasets.Dataset, batch_size: int = 16) -> list[np.ndarray]:
-    """What a GazeVLM's own predictor says of each row's film: fixations (n, 4), none for a row without a film."""
-    films = rows.select_columns(["image"])
+    """What a GazeVLM's own predictor says of each row's film: fixations (n, 4), none for a row without a film.
+
+    Several processes share the films; each gets all that is predicted.
+    """
+    films, state = rows.select_columns(["image"]), PartialState()
     numbers = [number for number, there in enumerate(_with_image(rows)) if there]
-    predicted = [np.zeros((0, 4), np.float32)] * len(rows)
+    own = numbers[state.process_index :: state.num_processes]
+    found = []
     was_training = model.training
     model.eval()
-    for start in range(0, len(numbers), batch_size):
-        its = numbers[start : start + batch_size]
+    for start in range(0, len(own), batch_size):
+        its = own[start : start + batch_size]
         images = [eight_bit(films[number]["image"]) for number in its]
         pixels = image_processor(images, return_tensors="pt")["pixel_values"].to(model.device)
         fixations, mask = model.predict_gaze(pixels)
         for number, path, kept in zip(its, fixations.float().cpu(), mask.cpu(), strict=True):
-            predicted[number] = path[kept].numpy()
+            found.append((number, path[kept].numpy()))
     model.train(was_training)
+    predicted = [np.zeros((0, 4), np.float32)] * len(rows)
+    for number, path in gather_object(found):
+        predicted[number] = path
     return predicted
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -17,7 +18,7 @@ from ..labeler import label
 from ..metrics.reports import label_f1
 from ..metrics.vqa import exact_match
 from ..models.modeling_gaze_vlm import GazeVLM
-from .adapters import save_base_samples
+from .adapters import BASE_FILE, TRAINED_IN_FULL, base_samples
 from .sft_data import GazeVLMCollator, SftRows
 
 PRIVATE = ("output_dir", "hub_token", "resume_from_checkpoint", "logging_dir")  # of the machine it ran on
@@ -106,7 +107,15 @@ class GazeSFTTrainer(SFTTrainer):
         **kwargs,
     ):
         model.model.vision_tower.requires_grad_(not args.freeze_vision_tower)
-        eval_dataset = eval_rows and eval_rows.dataset() if isinstance(eval_rows, SftRows) else None
+        if args.predict_with_generate and args.distributed_state.distributed_type in ("FSDP", "DEEPSPEED"):
+            raise ValueError("predict_with_generate: no text can be written while the weights are shared out")
+        if not (args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3):  # which wants one dtype
+            for name in TRAINED_IN_FULL:  # AdamW's steps are too small for half precision
+                getattr(model.model, name).float()
+            if not args.freeze_vision_tower:
+                model.model.vision_tower.float()
+        self._base_samples = base_samples(model)  # while each process holds all of it
+        eval_dataset = eval_rows.dataset() if isinstance(eval_rows, SftRows) else None
         if isinstance(eval_rows, Mapping):
             eval_dataset = {name: rows.dataset() for name, rows in eval_rows.items()}
         super().__init__(
@@ -163,10 +172,21 @@ class GazeSFTTrainer(SFTTrainer):
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
         if isinstance(self.model, PeftModel):
-            save_base_samples(self.model, folder)
+            save_file(self._base_samples, folder / BASE_FILE)
+            if self.args.push_to_hub:
+                self._forget_folders(folder / "adapter_config.json")
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing reads
         settings = {name: value for name, value in self.args.to_dict().items() if name not in PRIVATE}
         (folder / "training_args.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
+
+    @staticmethod
+    def _forget_folders(file: Path) -> None:
+        """In what is pushed a base that is a folder goes by its name: where it lies is nobody's business."""
+        settings = json.loads(file.read_text())
+        base = settings["base_model_name_or_path"]
+        if base and Path(base).exists():
+            settings["base_model_name_or_path"] = Path(base).resolve().name
+            file.write_text(json.dumps(settings, indent=2) + "\n")
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """What it is, what it is not, and what was measured."""
