@@ -275,7 +275,7 @@ def test_losses_of_cases_are_those_of_each_alone(module, tiny_bundle):
         (["--vary", "depth"], "got depth"),
         (["--vary", "lora_r"], "add --use_peft"),
         (["--vary", "lora_r", "--use_peft", "--ranks", "4"], "at least two different ones"),
-        (["--vary", "edges", "--model_config", "graph_edges=[]"], "with edges of its own"),
+        (["graph_edges=[]", "--vary", "edges"], "with edges of its own"),
         (["--vary", "edges", "--eval_gaze", "predicted"], "--eval_gaze predicted: there is no scanpath predictor"),
         (["--vary", "gaze", "--push_to_hub"], "variants are not pushed"),
         (["--vary", "gaze", "--dataset", "nowhere"], "nowhere: neither NAME=DIR nor a folder"),
@@ -283,7 +283,7 @@ def test_losses_of_cases_are_those_of_each_alone(module, tiny_bundle):
 )
 def test_what_cannot_be_is_said_in_one_line(refused, export, parts, tmp_path, options, message):
     out = tmp_path / "o"
-    line = refused("--dataset", export, *parts, "--gaze", "given", "--output_dir", out, *options)
+    line = refused("--dataset", export, "--gaze", "given", "--output_dir", out, *parts, *options)
     assert re.search(re.escape(message), line), line
     assert not out.exists()
 
