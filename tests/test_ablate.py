@@ -278,7 +278,7 @@ def test_losses_of_cases_are_those_of_each_alone(module, tiny_bundle):
         (["graph_edges=[]", "--vary", "edges"], "with edges of its own"),
         (["--vary", "edges", "--eval_gaze", "predicted"], "--eval_gaze predicted: there is no scanpath predictor"),
         (["--vary", "gaze", "--push_to_hub"], "variants are not pushed"),
-        (["--vary", "gaze", "--dataset", "nowhere"], "nowhere: neither NAME=DIR nor a folder"),
+        (["--vary", "gaze", "--films", "nowhere"], "nowhere: neither NAME=DIR nor a folder"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(refused, export, parts, tmp_path, options, message):
@@ -296,11 +296,11 @@ def test_edges_of_a_finished_model_cannot_be_varied(refused, export, tiny_bundle
 def test_a_folder_of_other_settings_is_refused(refused, module, export, parts, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "train", lambda *_: None)
     monkeypatch.setattr(module, "table", lambda *_: module.ScoreTable(()))
-    options = ["--vary", "gaze", "--dataset", export, *parts, "--gaze", "given", "--output_dir", tmp_path / "o"]
+    options = ["--dataset", export, *parts, "--gaze", "given", "--output_dir", tmp_path / "o", "--vary", "gaze"]
     module.main([*QUICK, *map(str, options)])
     line = refused(*options, "--seed", "7", "--sections", "impression", "findings")
     assert line.endswith("holds an experiment with another sections, seed; choose another folder")
-    module.main([*QUICK, *map(str, options), "--vary", "gaze", "edges"])
+    module.main([*QUICK, *map(str, options), "edges"])
 
 
 def test_the_docstring_holds_the_very_commands(module, monkeypatch):
