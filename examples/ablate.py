@@ -257,7 +257,9 @@ def table(
     truth = label_matrix([case["reference"] for case in cases], FINDINGS)
 
     def f1(title: str, function) -> Metric:
-        both = lambda found: np.stack([label_matrix(found, FINDINGS), truth], axis=1)  # noqa: E731
+        def both(found) -> np.ndarray:
+            return np.stack([label_matrix(found, FINDINGS), truth], axis=1)
+
         return Metric(f"label F1, {title}", True, both, lambda pairs: function(pairs[:, 0], pairs[:, 1]))
 
     supported = truth.any(axis=0).sum()

@@ -27,7 +27,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
-    OPTConfig,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -60,7 +59,7 @@ from gaze_vlm.report_composer import REPORTED, choose_regions
 from gaze_vlm.report_composer import text as join
 from gaze_vlm.tasks import REPORT_INSTRUCTION, report_messages
 from gaze_vlm.training.averaging import AveragedWeights
-from gaze_vlm.training.compose import compose
+from gaze_vlm.training.compose import compose, small_opt
 from gaze_vlm.training.synthetic_gaze import bend_into_boxes
 from gaze_vlm.training.views import View
 
@@ -270,24 +269,6 @@ def stage_tokenizer(texts: list[str], folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def opt(tokenizer, hidden_size: int, layers: int, heads: int) -> dict:
-    """A small causal language model with learned positions."""
-    return {
-        "model_type": "opt",
-        "vocab_size": len(tokenizer),
-        "hidden_size": hidden_size,
-        "word_embed_proj_dim": hidden_size,
-        "ffn_dim": 4 * hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "max_position_embeddings": MAX_LENGTH,
-        "dropout": 0.1,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.eos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-
-
 @torch.no_grad()
 def film_features(model: GazeClassifier, films: Films, file: Path) -> torch.Tensor:
     """Patch tokens (films, rows, columns, C) of the frozen tower; the last one is an even grey film's."""
@@ -490,7 +471,7 @@ def stage_scanpath(gaze, films: Films, features, views, looks, tower, texts, tok
     config = ScanpathPredictorConfig.nano(
         vision_config=None,
         vision_width=features.shape[-1],
-        text_config=opt(tokenizer, 128, 2, 4),
+        text_config=small_opt(tokenizer, 128, 2, 4, MAX_LENGTH),
         max_fixations=MAX_FIXATIONS,
     )
     model = ScanpathPredictor(config)
@@ -594,7 +575,7 @@ def collate_reports(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
 def stage_report(gaze, texts, films: Films, features, tower, scanpath, tokenizer, folder: Path, log) -> None:
     """GazeVLM over the frozen tower, with the frozen scanpath predictor inside."""
     set_seed(SEED)
-    causal = AutoModelForCausalLM.from_config(OPTConfig(**opt(tokenizer, 224, 4, 7)))
+    causal = AutoModelForCausalLM.from_config(small_opt(tokenizer, context=MAX_LENGTH))
     sizes = {"merge_size": 2, "graph_hidden_size": 160, "num_graph_layers": 2, "dropout": 0.1}
     model, processor = compose(tower, image_processor(), causal, tokenizer, scanpath, image_processor(), **sizes)
     processor.chat_template = CHAT_TEMPLATE

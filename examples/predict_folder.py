@@ -78,7 +78,7 @@ class FilmRows:
     def __init__(self, folder: Path, split: str | None):
         import datasets
 
-        from gaze_vlm.training.rows import load_rows
+        from gaze_vlm.training.rows import has_image, load_rows
 
         datasets.disable_progress_bars()
         splits = load_rows([str(folder)])
@@ -87,10 +87,8 @@ class FilmRows:
         rows = datasets.concatenate_datasets([splits[split]] if split else list(splits.values()))
         self.rows = rows.select_columns(["image", "image_id", "view"])
         self.rows = self.rows.cast_column("image", datasets.Image(decode=False))
-        batches = self.rows.with_format("arrow").iter(1000)
-        imaged = [there for batch in batches for there in batch["image"].is_valid().to_pylist()]
         self.numbers: dict[str, int] = {}  # image_id -> its first row with an image
-        for number, (there, name) in enumerate(zip(imaged, self.rows["image_id"], strict=True)):
+        for number, (there, name) in enumerate(zip(has_image(rows), self.rows["image_id"], strict=True)):
             if there and name is None:
                 raise ValueError(f"{folder}: row {number} has an image and no image_id")
             if there:
@@ -308,7 +306,7 @@ def finish(results: ResumableLines, names: list[str], todo: list[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: that of the main process tells, the others' is 0."""
-    warnings.filterwarnings("ignore", module="torch|transformers|timm|torchvision")
+    warnings.filterwarnings("ignore", module="torch|transformers|timm|torchvision")  # not the user's to mend
     with refusing():
         options = parse(arguments)
         state, results = processes(), ResumableLines(options.out)

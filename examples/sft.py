@@ -34,7 +34,7 @@ import yaml
 from accelerate import PartialState
 from peft import LoraConfig, PeftConfig
 from peft.utils import CONFIG_NAME
-from train_scanpath import check_resumed, last_checkpoint, refusing
+from train_scanpath import check_resumed, config_options, last_checkpoint, refusing
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, set_seed
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import TrlParser
@@ -42,8 +42,14 @@ from trl import TrlParser
 from gaze_vlm import GazeVLM, GazeVLMConfig, GazeVLMProcessor, ScanpathPredictor
 from gaze_vlm.tasks import TASKS
 from gaze_vlm.training.adapters import TRAINED_IN_FULL, lora_config
-from gaze_vlm.training.compose import compose, film_processor, film_side, load_language_model, load_tower
-from gaze_vlm.training.compose import new_language_model as small_language_model
+from gaze_vlm.training.compose import (
+    compose,
+    film_processor,
+    film_side,
+    load_language_model,
+    load_tower,
+    new_language_model,
+)
 from gaze_vlm.training.rows import SECTIONS, check_apart, load_rows, parse_weights
 from gaze_vlm.training.sft_data import CONTEXT, GAZE, VIEWS, SftRows, predict_scanpaths
 from gaze_vlm.training.sft_trainer import GazeSFTConfig, GazeSFTTrainer, text_metrics
@@ -123,22 +129,6 @@ class ScriptArguments:
 # ---- the model
 
 
-def model_options(script: ScriptArguments) -> dict:
-    """`--model_config`; values are JSON, or else text."""
-    known, options = {one.name: one for one in fields(GazeVLMConfig)}, {}
-    for entry in script.model_config:
-        key, _, value = entry.partition("=")
-        if key not in known:
-            raise ValueError(f"--model_config {entry}: GazeVLMConfig has no {key!r}")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-        if isinstance(known[key].default, float) and isinstance(options[key], int):
-            options[key] = float(options[key])
-    return options
-
-
 def load_model(script: ScriptArguments, training: GazeSFTConfig) -> tuple[GazeVLM, GazeVLMProcessor]:
     """`--model`, or a new one out of its parts, which is written beside --output_dir first."""
     place = script.model
@@ -185,14 +175,15 @@ def write_base(script: ScriptArguments, training: GazeSFTConfig, place: Path) ->
     if script.vision is None:
         raise ValueError("--vision: a new model needs a vision tower (or give --model)")
     dtype = getattr(torch, script.dtype)
-    causal, tokenizer = load_language_model(script.llm, dtype) if script.llm else small_language_model()
+    causal, tokenizer = load_language_model(script.llm, dtype) if script.llm else new_language_model()
     predictor = images = None
     if script.scanpath:
         predictor = ScanpathPredictor.from_pretrained(script.scanpath, dtype=dtype)
         images = AutoProcessor.from_pretrained(script.scanpath).image_processor
     tower = load_tower(script.vision, dtype)
     films = film_processor(script.vision, script.image_size or film_side(script.vision))
-    model, processor = compose(tower, films, causal, tokenizer, predictor, images, **model_options(script))
+    options = config_options(script.model_config, GazeVLMConfig, "--model_config")
+    model, processor = compose(tower, films, causal, tokenizer, predictor, images, **options)
     partial = place.with_name(f"{place.name}.partial")
     model.save_pretrained(partial)
     processor.save_pretrained(partial)

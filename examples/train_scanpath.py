@@ -135,13 +135,13 @@ class ScriptArguments:
 # ---- the model
 
 
-def config_options(script: ScriptArguments) -> dict:
-    """`--config`; values are JSON, or else text."""
-    known, options = {one.name: one for one in fields(ScanpathPredictorConfig)}, {}
-    for entry in script.config:
+def config_options(entries: list[str], kind: type, option: str = "--config") -> dict:
+    """KEY=VALUE of a configuration; values are JSON, or else text."""
+    known, options = {one.name: one for one in fields(kind)}, {}
+    for entry in entries:
         key, _, value = entry.partition("=")
         if key not in known:
-            raise ValueError(f"--config {entry}: ScanpathPredictorConfig has no {key!r}")
+            raise ValueError(f"{option} {entry}: {kind.__name__} has no {key!r}")
         try:
             options[key] = json.loads(value)
         except ValueError:
@@ -162,7 +162,9 @@ def load_model(script: ScriptArguments) -> tuple[ScanpathPredictor, ScanpathPred
     config = AutoConfig.from_pretrained(script.model)
     if not isinstance(config, ScanpathPredictorConfig):
         raise ValueError(f"{script.model}: a {config.model_type}, not a {ScanpathPredictorConfig.model_type}")
-    config = ScanpathPredictorConfig(**{**config.to_dict(), **config_options(script)})  # checked anew
+    config = ScanpathPredictorConfig(
+        **{**config.to_dict(), **config_options(script.config, ScanpathPredictorConfig)}
+    )  # checked anew
     try:  # in float32, whatever it was saved in: AdamW's steps are lost in half precision, or overflow
         model = ScanpathPredictor.from_pretrained(script.model, config=config, dtype=torch.float32)
     except RuntimeError:
@@ -182,7 +184,9 @@ def new_model(script: ScriptArguments) -> tuple[ScanpathPredictor, ScanpathPredi
         options["vision_config"] = getattr(config, "vision_config", config)
     if script.language_model:
         options["text_config"] = AutoConfig.from_pretrained(script.language_model)
-    config = getattr(ScanpathPredictorConfig, script.preset)(**{**options, **config_options(script)})
+    config = getattr(ScanpathPredictorConfig, script.preset)(
+        **{**options, **config_options(script.config, ScanpathPredictorConfig)}
+    )
     if script.no_language_model:
         config.text_config.num_hidden_layers = 0
     if not script.language_model:

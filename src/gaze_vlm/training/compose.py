@@ -107,20 +107,24 @@ def load_language_model(place: str, dtype: torch.dtype = torch.float32):
 def new_language_model():
     """(a small OPT of random weights, nano's tokenizer), to be trained in full."""
     tokenizer = AutoTokenizer.from_pretrained(str(files("gaze_vlm") / "nano" / "gaze_vlm"))
-    config = OPTConfig(
+    return AutoModelForCausalLM.from_config(small_opt(tokenizer)), tokenizer
+
+
+def small_opt(tokenizer, hidden_size: int = 224, layers: int = 4, heads: int = 7, context: int = 256) -> OPTConfig:
+    """A small causal language model with learned positions; by default the one that writes nano's reports."""
+    return OPTConfig(
         vocab_size=len(tokenizer),
-        hidden_size=224,
-        word_embed_proj_dim=224,
-        ffn_dim=896,
-        num_hidden_layers=4,
-        num_attention_heads=7,
-        max_position_embeddings=256,
+        hidden_size=hidden_size,
+        word_embed_proj_dim=hidden_size,
+        ffn_dim=4 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=context,
         dropout=0.1,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return AutoModelForCausalLM.from_config(config), tokenizer
 
 
 # ---- the whole

@@ -167,10 +167,15 @@ def rows_of(rows: datasets.Dataset, names: Sequence[str], column: str = "reader"
     return rows.filter(lambda value: value in names, input_columns=column)
 
 
+def has_image(rows: datasets.Dataset) -> list[bool]:
+    """Whether each row has an image; none is read for that."""
+    columns = rows.select_columns(["image"]).with_format("arrow")
+    return [there for batch in columns.iter(1000) for there in batch["image"].is_valid().to_pylist()]
+
+
 def with_reports(rows: datasets.Dataset) -> datasets.Dataset:
     """The rows that have an image and a report (findings or impression); a log line counts the others."""
-    columns = rows.select_columns(["image", "report"]).with_format("arrow")
-    imaged = [there for batch in columns.iter(1000) for there in batch["image"].is_valid().to_pylist()]
+    imaged = has_image(rows)
     kept = [i for i, report in enumerate(rows["report"]) if imaged[i] and join_report(report)]
     if len(kept) < len(rows):
         logger.info("%d of %d rows left out: no image, or no report", len(rows) - len(kept), len(rows))

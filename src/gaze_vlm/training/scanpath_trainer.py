@@ -11,13 +11,14 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..metrics.scanpath import edit_distance, multimatch_mean4, scanmatch
 from ..models.modeling_scanpath_predictor import ScanpathPredictor, ScanpathSamples
 from ..models.processing_scanpath_predictor import scanpath_records
 from ..scanpath import Scanpath
+from .epochs import DrawAnew
 from .scanpath_data import FilmsWithText, ScanpathCollator
 
 STAGES = ("report", "gaze")
@@ -138,17 +139,6 @@ def parameter_groups(
     return [{"name": name, "params": members, "lr": rates[name]} for name, members in groups.items() if members]
 
 
-class DrawAnew(TrainerCallback):
-    """Tells the training data which epoch it is.
-
-    accelerate's loaders do so only for some samplers, and not when several processes share the batches.
-    """
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        if isinstance(train_dataloader.dataset, FilmsWithText):
-            train_dataloader.dataset.set_epoch(int(state.epoch or 0))
-
-
 class ScanpathTrainer(Trainer):
     """The Trainer for both stages of a `ScanpathPredictor`; which one, `args.stage` says.
 
@@ -181,7 +171,8 @@ class ScanpathTrainer(Trainer):
             raise ValueError(f"one process sees {args.n_gpu} GPUs; start one a GPU: accelerate launch")
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("each process must hold the whole model: no FSDP, no DeepSpeed")
-        self.add_callback(DrawAnew)
+        if isinstance(self.train_dataset, FilmsWithText):
+            self.add_callback(DrawAnew(self.train_dataset))
         self._summed: dict[str, torch.Tensor] = {}
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

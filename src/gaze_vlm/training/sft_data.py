@@ -18,7 +18,7 @@ from ..models.processing_gaze_vlm import pad_fixations
 from ..report_composer import REPORTED
 from ..scanpath import Scanpath, ScanpathError
 from ..tasks import report_messages, vqa_messages
-from .rows import SECTIONS, eight_bit, join_report, match_reports
+from .rows import SECTIONS, eight_bit, has_image, join_report, match_reports
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class SftRows:
         self.pool = (
             self.given if recorded or predicted is None else [path if len(path) else None for path in predicted]
         )
-        imaged = _with_image(source)
+        imaged = has_image(source)
         self.matched = None
         if films is not None:
             if not all(imaged):
@@ -279,11 +279,6 @@ _REASONS = {
 }
 
 
-def _with_image(rows: datasets.Dataset) -> list[bool]:
-    columns = rows.select_columns(["image"]).with_format("arrow")
-    return [there for batch in columns.iter(1000) for there in batch["image"].is_valid().to_pylist()]
-
-
 @torch.no_grad()
 def predict_scanpaths(model, image_processor, rows: datasets.Dataset, batch_size: int = 16) -> list[np.ndarray]:
     """What a GazeVLM's own predictor says of each row's film: fixations (n, 4), none for a row without a film.
@@ -291,7 +286,7 @@ def predict_scanpaths(model, image_processor, rows: datasets.Dataset, batch_size
     Several processes share the films; each gets all that is predicted.
     """
     films, state = rows.select_columns(["image"]), PartialState()
-    numbers = [number for number, there in enumerate(_with_image(rows)) if there]
+    numbers = [number for number, there in enumerate(has_image(rows)) if there]
     own = numbers[state.process_index :: state.num_processes]
     found = []
     was_training = model.training

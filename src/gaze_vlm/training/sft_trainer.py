@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
-from transformers import EvalPrediction, TrainerCallback
+from transformers import EvalPrediction
 from trl import SFTConfig, SFTTrainer
 
 from ..findings import FINDINGS
@@ -19,6 +19,7 @@ from ..metrics.reports import label_f1
 from ..metrics.vqa import exact_match
 from ..models.modeling_gaze_vlm import GazeVLM
 from .adapters import BASE_FILE, TRAINED_IN_FULL, base_samples
+from .epochs import DrawAnew
 from .sft_data import GazeVLMCollator, SftRows
 
 PRIVATE = ("output_dir", "hub_token", "resume_from_checkpoint", "logging_dir")  # of the machine it ran on
@@ -69,16 +70,6 @@ class GazeSFTConfig(SFTConfig):
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and not self.fp16
         super().__post_init__()
-
-
-class DrawAnew(TrainerCallback):
-    """Tells the training rows which epoch it is."""
-
-    def __init__(self, rows: SftRows):
-        self.rows = rows
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.rows.set_epoch(int(state.epoch or 0))
 
 
 class GazeSFTTrainer(SFTTrainer):
