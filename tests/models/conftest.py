@@ -105,6 +105,15 @@ def classifier_config(**kwargs):
     return GazeClassifierConfig(projection_dim=16, gaze_sigma=0.1, **kwargs)
 
 
+def gaze_token_config(**kwargs):
+    """Every part of it in use."""
+    paper = GazeClassifierConfig.gaze_token(text_config=bert_config(), vision_config=vit_config()).to_dict()
+    names = ("text_config", "fusion_layers", "gaze_input", "box_input", "transcript_input", "gaze_schedule")
+    trust = ("trust_on_image", "trust_fixations", "trust_seconds")
+    chosen = {name: paper[name] for name in (*names, *trust)}
+    return classifier_config(**chosen, fusion_heads=2, fusion_dropout=0.0, input_dropout=0.0, **kwargs)
+
+
 def bert_config():
     return BertConfig(
         vocab_size=len(VOCABULARY),
@@ -313,11 +322,18 @@ def classifier_batch() -> dict:
         "box_labels": torch.tensor([[0], [-1], [2]]),
         "finding_text": finding_text,
         "finding_text_mask": (finding_text != PAD).long(),
+        "transcript": finding_text,
+        "transcript_mask": torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 0]]),
     }
 
 
 def classifier_alone(i: int) -> dict:
-    return {"pixel_values": films(3)[i : i + 1]}
+    names = ("pixel_values", "fixations", "fixation_mask", "boxes", "box_labels", "transcript", "transcript_mask")
+    one = {name: value[i : i + 1] for name, value in classifier_batch().items() if name in names}
+    count = int(one["fixation_mask"].sum())
+    for name in ("fixations", "fixation_mask"):
+        one[name] = one[name][:, :count]
+    return one
 
 
 def classifier_outputs(outputs, inputs, i: int) -> torch.Tensor:
@@ -362,6 +378,9 @@ CASES = {
     ),
     "gaze_classifier-timm": classifier_case(
         lambda: classifier_config(text_config=bert_config(), vision_config=timm_config()), r"text_tower\.pooler"
+    ),
+    "gaze_classifier-token": classifier_case(
+        lambda: gaze_token_config(attention="shared"), VIT_POOLER + r"|text_tower\.pooler"
     ),
 }
 

@@ -200,6 +200,33 @@ def map_peaks(maps: np.ndarray) -> np.ndarray:
     return sums / highest.sum(axis=(1, 2))[:, None]
 
 
+def map_iou(maps: np.ndarray, reference: Sequence[np.ndarray], *, threshold: float = 0.5) -> np.ndarray:
+    """IoU of the cells that reach `threshold` of a map's peak with the area of the case's boxes; higher is better.
+
+    Exact, as `iou_union` is: a cell counts with the part of it that a box covers.
+
+    Args:
+        maps: (n, rows, columns) over the whole image, not negative.
+        reference: for each case (k, 4) boxes, 0..1 of the image.
+        threshold: share of the peak, above 0 and at most 1.
+
+    Returns:
+        (n,) float64, 0..1; NaN for a case without reference box.
+    """
+    maps = np.asarray(maps, dtype=np.float64)
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(f"maps must be (n, rows, columns), got shape {maps.shape}")
+    _finite("map of case", maps)
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
+    rows, columns = maps.shape[1:]
+    cells = []
+    for reached in maps >= threshold * maps.max(axis=(1, 2), keepdims=True):
+        y, x = np.nonzero(reached)
+        cells.append(np.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], axis=1))
+    return iou_union(cells, reference)
+
+
 def _with_reference(ious: np.ndarray) -> np.ndarray:
     ious = np.asarray(ious, dtype=np.float64)
     if ious.ndim != 1:

@@ -19,12 +19,15 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
+from .classifier_losses import attention_loss, box_map, classification_loss, info_nce, recording_trust
 from .configuration_gaze_classifier import GazeClassifierConfig
 from .gaze_maps import density_map, normalize_map
-from .modeling_vision_tower import patch_tokens, tower_width
+from .modeling_vision_tower import patch_tokens as tower_tokens
+from .modeling_vision_tower import tower_width
 
 
 @dataclass
@@ -32,8 +35,8 @@ class GazeClassifierOutput(ModelOutput):
     r"""
     loss (`torch.Tensor` of shape `()`, *optional*): weighted sum of `loss_parts`, when there is anything to learn
         from.
-    loss_parts (`dict[str, torch.Tensor]`, *optional*): unweighted losses by name: classification, gaze, boxes, text,
-        region.
+    loss_parts (`dict[str, torch.Tensor]`, *optional*): unweighted losses by name, those that are switched on and have
+        something to learn from: classification, gaze, boxes, text, region.
     logits (`torch.Tensor` of shape `(B, C)`): one a finding; probabilities are `sigmoid(logits / config.temperature)`.
     attention (`torch.Tensor` of shape `(B, C, rows, columns)`, or `(B, 1, rows, columns)` when shared): sums to 1 over
         the grid.
@@ -60,22 +63,64 @@ class GazeClassifierPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, AttentionPooling):
             init.zeros_(module.query)  # uniform attention: the classifier starts as average pooling
+        elif isinstance(module, GazeToken):
+            init.normal_(module.token, std=self.config.initializer_range)
+            init.zeros_(module.to_query.weight)
         elif isinstance(module, GazeClassifier):
             init.constant_(module.logit_scale, self.config.logit_scale_init)
 
 
 class AttentionPooling(nn.Module):
-    """Patch tokens (B, P, C) -> pooled (B, maps, C) under attention (B, maps, P), one map a finding or one for all."""
+    """Patch tokens (B, P, D) -> pooled (B, maps, D) under attention (B, maps, P), one map a finding or one for all.
+
+    The queries are learned; `offset` (B, 1, D) moves them for each image.
+    """
 
     def __init__(self, width: int, maps: int):
         super().__init__()
         self.query = nn.Parameter(torch.empty(maps, width))
         self.scale = width**-0.5
 
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = torch.einsum("bpc,mc->bmp", tokens, self.query) * self.scale
+    def forward(self, tokens: torch.Tensor, offset: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        query = self.query[None] if offset is None else self.query + offset
+        scores = torch.einsum("bpd,bmd->bmp", tokens, query.expand(len(tokens), -1, -1)) * self.scale
         attention = scores.float().softmax(dim=-1)
-        return torch.einsum("bmp,bpc->bmc", attention.to(tokens.dtype), tokens), attention
+        return torch.einsum("bmp,bpd->bmd", attention.to(tokens.dtype), tokens), attention
+
+
+class FusionLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer layer over (B, S, D); the mask (B, S) is True where a token is real."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        options = {"dropout": dropout, "activation": "gelu", "batch_first": True, "norm_first": True}
+        self.layer = nn.TransformerEncoderLayer(width, heads, 4 * width, **options)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer(states, src_key_padding_mask=~mask)
+
+
+class GazeToken(nn.Module):
+    """A learned token that meets the patches, and a transcript where there is one, and then says where to look."""
+
+    def __init__(self, width: int, config: GazeClassifierConfig):
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(1, 1, width))
+        self.layers = nn.ModuleList(
+            FusionLayer(width, config.fusion_heads, config.fusion_dropout) for _ in range(config.fusion_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.to_query = nn.Linear(width, width, bias=False)
+
+    def forward(self, tokens: torch.Tensor, transcript: torch.Tensor, has_transcript: torch.Tensor):
+        """Patches (B, P, D), transcripts (B, D) and which there are (B,) -> patches, query offset (B, 1, D)."""
+        states = torch.cat([self.token.expand(len(tokens), -1, -1), transcript[:, None], tokens], 1)
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        mask[:, 1] = has_transcript
+        for layer in self.layers:
+            states = layer(states, mask)
+        states = self.norm(states)
+        return states[:, 2:], self.to_query(states[:, :1])
 
 
 class GazeClassifier(GazeClassifierPreTrainedModel):
@@ -83,22 +128,29 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
     Vision tower, attention pooling whose map gaze or boxes supervise, a linear score for each finding in
     `config.id2label`.
 
-    No gaze is needed at inference.
+    Gaze, boxes and text teach. At inference none of them is needed; what `config` says is read may be given.
     """
 
     def __init__(self, config: GazeClassifierConfig):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
         width = tower_width(self.vision_tower)
+        if config.fusion_layers and width % config.fusion_heads:
+            raise ValueError(f"fusion_heads: {config.fusion_heads} do not divide the tower's width, {width}")
         self.norm = nn.LayerNorm(width)
+        self.gaze_embedding = nn.Linear(1, width) if config.gaze_input else None
+        self.box_embedding = nn.Linear(1, width) if config.box_input else None
+        self.gaze_token = GazeToken(width, config) if config.fusion_layers else None
         self.pooling = AttentionPooling(width, config.num_labels if config.attention == "per_class" else 1)
         self.head = nn.Linear(width, config.num_labels)
         self.image_projection = nn.Linear(width, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.empty(()))
-        self.text_tower, self.text_projection = None, None
+        self.text_tower, self.text_projection, self.transcript_projection = None, None, None
         if config.text_config is not None:
             self.text_tower = AutoModel.from_config(config.text_config)
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
+        if config.transcript_input:
+            self.transcript_projection = nn.Linear(config.text_config.hidden_size, width)
         self.gaze_scale = 1.0
         self.post_init()
 
@@ -107,19 +159,12 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
 
         The mean over real tokens is projected.
         """
-        if self.text_tower is None:
-            raise ValueError("this GazeClassifier has no text tower: set text_config to use finding_text")
-        if finding_text_mask is None:
-            finding_text_mask = torch.ones_like(finding_text)
-        states = self.text_tower(input_ids=finding_text, attention_mask=finding_text_mask).last_hidden_state
-        mask = finding_text_mask[..., None].to(states.dtype)
-        mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return unit_vectors(self.text_projection(mean))
+        return unit_vectors(self.text_projection(self._text_states(finding_text, finding_text_mask)))
 
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         fixations: torch.Tensor | None = None,
         fixation_mask: torch.Tensor | None = None,
@@ -128,153 +173,162 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         box_labels: torch.Tensor | None = None,
         finding_text: torch.Tensor | None = None,
         finding_text_mask: torch.Tensor | None = None,
+        transcript: torch.Tensor | None = None,
+        transcript_mask: torch.Tensor | None = None,
+        patch_tokens: torch.Tensor | None = None,
         **kwargs,
     ) -> GazeClassifierOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): from the processor.
-            labels (`torch.Tensor` of shape `(B, C)`, *optional*): 1 present, 0 absent, NaN unknown (left out of the
-                loss).
+            labels (`torch.Tensor` of shape `(B, C)`, *optional*): 1 present, 0 absent, between them how certain it is
+                (above 0.5 it counts as present for attention and texts), NaN unknown (left out of the loss).
             fixations (`torch.Tensor` of shape `(B, F, 4)`, *optional*): x, y in the image 0..1, onset and duration in
                 seconds. They teach where to attend; a sample whose mask is all False teaches nothing here.
             fixation_mask (`torch.Tensor` of shape `(B, F)`, *optional*): which fixations are real; all by default.
-            gaze_trust (`torch.Tensor` of shape `(B,)`, *optional*): weight 0..1 of each sample's gaze.
-            boxes (`torch.Tensor` of shape `(B, K, 4)`, *optional*): x1, y1, x2, y2 in the image 0..1.
+            gaze_trust (`torch.Tensor` of shape `(B,)`, *optional*): weight 0..1 of each sample's gaze; by default
+                what `config` says of the recording.
+            boxes (`torch.Tensor` of shape `(B, K, 4)`, *optional*): x1, y1, x2, y2 in the image 0..1. They teach the
+                attention of their findings, and which region belongs to the image where there is no gaze.
             box_labels (`torch.Tensor` of shape `(B, K)`, *optional*): finding of each box, -1 for padding.
-            finding_text, finding_text_mask (`torch.Tensor` of shape `(B, L)`, *optional*): one text a sample, for the
-                contrastive loss. Samples with equal `labels` count as each other's positives.
+            finding_text, finding_text_mask (`torch.Tensor` of shape `(C, L)`, *optional*): one text a finding, for
+                the contrastive loss; the positives of an image are the texts of what is present.
+            transcript, transcript_mask (`torch.Tensor` of shape `(B, L)`, *optional*): what the reader dictated, for
+                `config.transcript_input`; a sample whose mask is all 0 has none.
+            patch_tokens (`torch.Tensor` of shape `(B, rows, columns, D)`, *optional*): of the vision tower, instead
+                of `pixel_values`.
         """
-        features = patch_tokens(self.vision_tower, pixel_values)
+        if (pixel_values is None) == (patch_tokens is None):
+            raise ValueError("pixel_values or patch_tokens are needed, and not both")
+        features = tower_tokens(self.vision_tower, pixel_values) if patch_tokens is None else patch_tokens
         grid = tuple(features.shape[1:3])
         tokens = self.norm(features.flatten(1, 2))
-        pooled, attention = self.pooling(tokens)
+        gazed, boxed = self._maps_of(tokens, grid, fixations, fixation_mask, boxes, box_labels)
+        tokens, offset = self._read(tokens, gazed, boxed, transcript, transcript_mask)
+        pooled, attention = self.pooling(tokens, offset)
         logits = (pooled * self.head.weight).sum(-1) + self.head.bias
         image_embeds = unit_vectors(self.image_projection(pooled.mean(1)))
         maps = attention.unflatten(-1, grid)
 
-        parts, weights = {}, {}
+        config, parts, weights = self.config, {}, {}
         if labels is not None:
-            parts["classification"], weights["classification"] = self._classification_loss(logits, labels), 1.0
-        if fixations is not None:
-            if fixation_mask is None:
-                fixation_mask = torch.ones(fixations.shape[:2], dtype=torch.bool, device=fixations.device)
-            target = density_map(fixations.float(), fixation_mask, grid, self.config.gaze_sigma, normalize=True)
-            trust = torch.ones_like(target[:, 0, 0]) if gaze_trust is None else gaze_trust
-            parts["gaze"] = self.attention_loss(self._looked_at(maps, labels), target, trust)
-            weights["gaze"] = self.config.gaze_loss_weight * self.gaze_scale
-            gazed = torch.einsum("bp,bpc->bc", target.flatten(1).to(tokens.dtype), tokens)
-            gazed = unit_vectors(self.image_projection(gazed))
-            has_gaze = target.sum((1, 2)) > 0
-            parts["region"] = self._contrastive_loss(image_embeds[has_gaze], gazed[has_gaze], None)
-            weights["region"] = self.config.contrastive_loss_weight * self.gaze_scale
-        if boxes is not None:
-            parts["boxes"], weights["boxes"] = self._box_loss(maps, boxes, box_labels), self.config.box_loss_weight
-        if finding_text is not None:
+            weights["classification"] = 1.0
+            parts["classification"] = classification_loss(logits, labels, config.positive_weights)
+        if fixations is not None and config.gaze_loss_weight:
+            if gaze_trust is None:
+                gaze_trust = recording_trust(config, fixations, self._mask_of(fixations, fixation_mask))
+            weights["gaze"] = config.gaze_loss_weight * self.gaze_scale
+            parts["gaze"] = attention_loss(config, self._looked_at(maps, labels), gazed, gaze_trust)
+        if boxes is not None and config.box_loss_weight:
+            weights["boxes"] = config.box_loss_weight * self.gaze_scale
+            target, every = normalize_map(boxed.flatten(0, 1)), boxed.new_ones(boxed.shape[:2]).flatten()
+            parts["boxes"] = attention_loss(config, maps.expand_as(boxed).flatten(0, 1), target, every)
+        if (fixations is not None or boxes is not None) and config.region_loss_weight:
+            weights["region"] = config.region_loss_weight * self.gaze_scale
+            parts["region"] = self._region_loss(tokens, image_embeds, gazed, boxed)
+        if finding_text is not None and config.text_loss_weight:
+            weights["text"] = config.text_loss_weight
             text_embeds = self.get_text_features(finding_text, finding_text_mask)
-            parts["text"] = self._contrastive_loss(image_embeds, text_embeds, labels)
-            weights["text"] = self.config.contrastive_loss_weight
+            parts["text"] = self._text_loss(image_embeds, text_embeds, labels)
         loss = sum(weights[name] * part for name, part in parts.items()) if parts else None
         return GazeClassifierOutput(
             loss=loss, loss_parts=parts or None, logits=logits, attention=maps, image_embeds=image_embeds
         )
 
-    def _classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if labels.shape != logits.shape:
-            raise ValueError(f"labels: {tuple(labels.shape)}, logits: {tuple(logits.shape)}; they must agree")
-        known = ~labels.isnan()
-        losses = nn.functional.binary_cross_entropy_with_logits(
-            logits.float(), torch.where(known, labels, 0).float(), reduction="none"
-        )
-        return (losses * known).sum() / known.sum().clamp(min=1)
+    # ---- what is given
+
+    def _mask_of(self, fixations: torch.Tensor, fixation_mask: torch.Tensor | None) -> torch.Tensor:
+        if fixation_mask is None:
+            return torch.ones(fixations.shape[:2], dtype=torch.bool, device=fixations.device)
+        return fixation_mask.bool()
+
+    def _maps_of(self, tokens, grid, fixations, fixation_mask, boxes, box_labels) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gaze (B, rows, columns), which sums to 1, and boxes (B, C, rows, columns), the share of each cell that they
+        cover; zero where there is nothing."""
+        gazed = torch.zeros(len(tokens), *grid, device=tokens.device)
+        boxed = torch.zeros(len(tokens), self.config.num_labels, *grid, device=tokens.device)
+        if fixations is not None:
+            mask = self._mask_of(fixations, fixation_mask)
+            gazed = density_map(fixations.float(), mask, grid, self.config.gaze_sigma, normalize=True)
+        if boxes is not None:
+            if box_labels is None:
+                raise ValueError("boxes need box_labels: the finding of each box, -1 for padding")
+            real = box_labels >= 0
+            rows = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(box_labels)
+            covered = box_map(boxes[real].float(), grid)
+            boxed = boxed.index_put((rows[real], box_labels[real]), covered, accumulate=True).clamp(max=1)
+        return gazed, boxed
+
+    def _read(self, tokens, gazed, boxed, transcript, transcript_mask) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Patch tokens that know what else is given and read, and the offset of the pooling's queries."""
+        for embedding, maps in (
+            (self.gaze_embedding, (gazed * gazed[0].numel()).log1p()),
+            (self.box_embedding, boxed.amax(1)),
+        ):
+            if embedding is not None:
+                there = self._kept(maps.sum((1, 2)) > 0)
+                embedded = embedding(maps.flatten(1)[..., None].to(tokens.dtype))
+                tokens = tokens + torch.where(there[:, None, None], embedded, 0)
+        if self.gaze_token is None:
+            return tokens, None
+        words, there = tokens.new_zeros(len(tokens), tokens.shape[-1]), tokens.new_zeros(len(tokens), dtype=torch.bool)
+        if transcript is not None and self.transcript_projection is not None:
+            words = self.transcript_projection(self._text_states(transcript, transcript_mask))
+            there = torch.ones_like(there) if transcript_mask is None else transcript_mask.bool().any(1)
+        return self.gaze_token(tokens, words, self._kept(there))
+
+    def _kept(self, there: torch.Tensor) -> torch.Tensor:
+        """Of the samples (B,) that have an input, those that are to read it."""
+        if not self.training:
+            return there
+        return there & (torch.rand(len(there), device=there.device) >= self.config.input_dropout)
+
+    def _text_states(self, text: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """(T, L) -> (T, text width): the mean over real tokens."""
+        if self.text_tower is None:
+            raise ValueError("this GazeClassifier has no text tower: set text_config to use texts")
+        if mask is None:
+            mask = torch.ones_like(text)
+        states = self.text_tower(input_ids=text, attention_mask=mask).last_hidden_state
+        mask = mask[..., None].to(states.dtype)
+        return torch.where(mask > 0, states, 0).sum(1) / mask.sum(1).clamp(min=1)
+
+    # ---- what is learned
 
     def _looked_at(self, maps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """Attention (B, rows, columns) of a sample: mean over its present findings, over all when none is known."""
         if maps.shape[1] == 1 or labels is None:
             return maps.mean(1)
-        present = (labels == 1).to(maps.dtype)
+        present = (labels > 0.5).to(maps.dtype)
         weights = torch.where(present.sum(1, keepdim=True) > 0, present, 1)
         return torch.einsum("bc,bchw->bhw", weights / weights.sum(1, keepdim=True), maps)
 
-    def attention_loss(self, attention: torch.Tensor, target: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
-        """MSE + KL + (1 - Pearson) + distance of centres of mass, weighted by the config (Eyes on the Image, v1).
+    def _region_loss(self, tokens, image_embeds, gazed, boxed) -> torch.Tensor:
+        """Each image with the region that was looked at, or boxed, in it, against those of the others."""
+        boxed = normalize_map(boxed.amax(1))
+        region = torch.where(gazed.sum((1, 2), keepdim=True) > 0, gazed, boxed)
+        there = region.sum((1, 2)) > 0
+        seen = torch.einsum("bp,bpd->bd", region.flatten(1).to(tokens.dtype), tokens)
+        scores = self._scores(image_embeds, unit_vectors(self.image_projection(seen)))
+        own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        return info_nce(scores, own, there[:, None] & there)
 
-        Args:
-            attention, target: (B, rows, columns), each sums to 1; a target without mass is left out.
-            trust: (B,) weight of each sample.
-        """
-        columns, rows = (
-            (torch.arange(size, device=target.device, dtype=target.dtype) + 0.5) / size for size in target.shape[:0:-1]
-        )
-        weight = trust * (target.sum((1, 2)) > 0)
-        mse = (peak(attention) - peak(target)).square().mean((1, 2))
-        kl = (torch.special.xlogy(target, target) - target * attention.clamp(min=1e-8).log()).sum((1, 2))
-        centred = [value - value.mean((1, 2), keepdim=True) for value in (attention, target)]
-        norms = [value.square().sum((1, 2)) for value in centred]
-        # attention starts flat, where the correlation's slope has no bound: a floor keeps it from drowning the rest
-        norms[0] = norms[0].clamp(min=1e-2 * norms[1].detach())
-        pearson = (centred[0] * centred[1]).sum((1, 2)) / (norms[0] * norms[1] + 1e-12).sqrt()
-        centres = [
-            torch.stack([torch.einsum("bhw,w->b", value, columns), torch.einsum("bhw,h->b", value, rows)], -1)
-            for value in (attention, target)
-        ]
-        distance = ((centres[0] - centres[1]).square().sum(-1) + 1e-12).sqrt()
-        config = self.config
-        losses = (
-            config.mse_weight * mse
-            + config.kl_weight * kl
-            + config.pearson_weight * (1 - pearson)
-            + config.center_weight * distance
-        )
-        return (torch.where(weight > 0, losses, 0) * weight).sum() / weight.sum().clamp(min=1e-6)
+    def _text_loss(self, image_embeds, text_embeds, labels) -> torch.Tensor:
+        """Each image with the texts of what is present, among those of what is known to be present or absent."""
+        if labels is None or len(text_embeds) != self.config.num_labels:
+            raise ValueError(
+                f"finding_text: {len(text_embeds)} texts, findings: {self.config.num_labels}; one a finding is "
+                "needed, and labels"
+            )
+        return info_nce(self._scores(image_embeds, text_embeds), labels > 0.5, ~labels.isnan())
 
-    def _box_loss(self, maps: torch.Tensor, boxes: torch.Tensor, box_labels: torch.Tensor | None) -> torch.Tensor:
-        """Attention of each boxed finding against the even distribution over its boxes."""
-        if box_labels is None:
-            raise ValueError("boxes need box_labels: the finding of each box, -1 for padding")
-        inside = box_map(boxes.float(), tuple(maps.shape[-2:]))
-        target = maps.new_zeros(maps.shape[0], self.config.num_labels, *maps.shape[-2:])
-        real = box_labels >= 0
-        rows = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(box_labels)
-        target = target.index_put((rows[real], box_labels[real]), inside[real].to(target.dtype), accumulate=True)
-        target = normalize_map(target.flatten(0, 1))
-        attention = maps.expand(-1, self.config.num_labels, -1, -1).flatten(0, 1)
-        return self.attention_loss(attention, target, torch.ones_like(target[:, 0, 0]))
-
-    def _contrastive_loss(self, left: torch.Tensor, right: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """Symmetric InfoNCE over the batch; with `labels`, rows with equal labels are positives of each other."""
-        scores = left @ right.T * self.logit_scale.exp().clamp(max=100)
-        positive = torch.eye(len(left), device=left.device)
-        if labels is not None:
-            known = labels.nan_to_num(-1)
-            positive = (known[:, None] == known[None]).all(-1).to(scores.dtype)
-        losses = [
-            -(positive * matrix.log_softmax(-1)).sum(-1) / positive.sum(-1)
-            for matrix in (scores, scores.transpose(0, 1))
-        ]
-        return torch.stack(losses).mean() if len(left) else scores.sum()
+    def _scores(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return left @ right.T * self.logit_scale.float().exp().clamp(max=100)
 
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:
     """Vectors (..., D) at length 1, in float32: in float16 the squares of small values vanish, and 0 / 0 is NaN."""
     return nn.functional.normalize(vectors.float(), dim=-1)
-
-
-def peak(maps: torch.Tensor) -> torch.Tensor:
-    """(B, rows, columns) maps divided by their maximum; a map without mass stays zero."""
-    return maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-8)
-
-
-def box_map(boxes: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Share of each cell that lies in each box: boxes (..., 4) x1, y1, x2, y2 in 0..1 -> (..., rows, columns)."""
-
-    def cover(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
-        edges = torch.linspace(0, 1, cells + 1, dtype=boxes.dtype, device=boxes.device)
-        overlap = torch.minimum(high[..., None], edges[1:]) - torch.maximum(low[..., None], edges[:-1])
-        return overlap.clamp(min=0) * cells
-
-    x = cover(boxes[..., 0], boxes[..., 2], grid[1])
-    y = cover(boxes[..., 1], boxes[..., 3], grid[0])
-    return y[..., :, None] * x[..., None, :]
 
 
 __all__ = ["GazeClassifier", "GazeClassifierOutput", "GazeClassifierPreTrainedModel"]

@@ -1,7 +1,6 @@
 """Rows of the schema as what a ScanpathPredictor learns from: film, text and scanpath, or film and report."""
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ..data.timing import fixations_of_sentences, sentences_of
 from ..findings import NO_FINDING
 from ..models.processing_gaze_vlm import pad_fixations
 from ..scanpath import Scanpath, ScanpathError
+from .epochs import DrawnRows
 from .rows import eight_bit, join_report, match_reports, parse_weights
 
 logger = logging.getLogger(__name__)
@@ -45,11 +45,10 @@ def text_room(config) -> int | None:
 # ---- items
 
 
-class FilmsWithText(torch.utils.data.Dataset):
+class FilmsWithText(DrawnRows, torch.utils.data.Dataset):
     """What the data sets of both stages share: films that are read when needed, token ids, reproducible draws.
 
-    What is drawn for an item depends on `seed`, the epoch and the item's number, and on nothing else: neither on the
-    process nor on the order in which items are asked for. `ScanpathTrainer` sets the epoch.
+    `ScanpathTrainer` sets the epoch.
 
     Args:
         films: rows of the schema, of which the column `image` is read.
@@ -58,16 +57,9 @@ class FilmsWithText(torch.utils.data.Dataset):
     """
 
     def __init__(self, films: datasets.Dataset, processor, config, seed: int = 0):
+        super().__init__(seed)
         self.films = films.select_columns(["image"])
-        self.processor, self.config, self.seed = processor, config, seed
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # a DataLoader's workers see it change
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew."""
-        self._epoch.fill_(epoch)
-
-    def rng(self, item: int) -> random.Random:
-        return random.Random(f"{self.seed} {int(self._epoch)} {item}")
+        self.processor, self.config = processor, config
 
     def pixel_values(self, film: int) -> torch.Tensor:
         """(3, H, W) float of a row's film; of an even grey one where the row has none."""

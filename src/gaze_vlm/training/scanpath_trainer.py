@@ -2,7 +2,7 @@
 
 import random
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..metrics.scanpath import edit_distance, multimatch_mean4, scanmatch
 from ..models.modeling_scanpath_predictor import ScanpathPredictor, ScanpathSamples
 from ..models.processing_scanpath_predictor import scanpath_records
 from ..scanpath import Scanpath
-from .epochs import DrawAnew
-from .scanpath_data import FilmsWithText, ScanpathCollator
+from .parts_trainer import PartsTrainer, in_turn
+from .scanpath_data import ScanpathCollator
 
 STAGES = ("report", "gaze")
 # what stands between the film and the language model; the paper's encoder
@@ -139,7 +138,7 @@ def parameter_groups(
     return [{"name": name, "params": members, "lr": rates[name]} for name, members in groups.items() if members]
 
 
-class ScanpathTrainer(Trainer):
+class ScanpathTrainer(PartsTrainer):
     """The Trainer for both stages of a `ScanpathPredictor`; which one, `args.stage` says.
 
     - Loss: that of the model. Scanpath losses are means over samples. The report loss is one over tokens, and taken
@@ -167,13 +166,6 @@ class ScanpathTrainer(Trainer):
         freeze_for_stage(model, args.stage)
         kwargs.setdefault("data_collator", ScanpathCollator(processing_class.tokenizer.pad_token_id))
         super().__init__(model, args, processing_class=processing_class, **kwargs)
-        if args.n_gpu > 1:
-            raise ValueError(f"one process sees {args.n_gpu} GPUs; start one a GPU: accelerate launch")
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("each process must hold the whole model: no FSDP, no DeepSpeed")
-        if isinstance(self.train_dataset, FilmsWithText):
-            self.add_callback(DrawAnew(self.train_dataset))
-        self._summed: dict[str, torch.Tensor] = {}
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -189,15 +181,6 @@ class ScanpathTrainer(Trainer):
             self.optimizer = kind(groups, weight_decay=args.weight_decay, **options)
         return self.optimizer
 
-    # ---- checkpoints: save_pretrained may name weights otherwise than the model does (those of a ViT, say), and what
-    # the Trainer itself does, load them by name and let be what does not fit, would lose those without an error
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
-
     # ---- loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -208,40 +191,10 @@ class ScanpathTrainer(Trainer):
             if self.args.average_tokens_across_devices:
                 share = share * self.accelerator.num_processes
             loss = loss * share
-        for name, value in {"share": torch.ones_like(loss), **outputs.loss_parts}.items():
-            self._summed[name] = self._summed.get(name, 0) + value.detach() * share
+        self.sum_parts(outputs.loss_parts, share)
         return (loss, outputs) if return_outputs else loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._summed:
-            names = sorted(self._summed)
-            summed = torch.stack([self._summed[name].float() for name in names])
-            summed = dict(zip(names, self.accelerator.reduce(summed, "sum").tolist(), strict=True))
-            share = summed.pop("share")
-            logs |= {f"loss_{name}": value / share for name, value in summed.items()}
-            self._summed = {}
-        super().log(logs, start_time)
-
     # ---- evaluation
-
-    def get_eval_dataloader(self, eval_dataset: Dataset | str | None = None) -> DataLoader:
-        if isinstance(eval_dataset, str):
-            eval_dataset = self.eval_dataset[eval_dataset]
-        return self._loader(self.eval_dataset if eval_dataset is None else eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        return self._loader(test_dataset)
-
-    def _loader(self, dataset: Dataset) -> DataLoader:
-        """This process's share of a data set: every item is in one process's, and there once."""
-        share = range(self.args.process_index, len(dataset), self.args.world_size)
-        return DataLoader(
-            Subset(dataset, share),
-            batch_size=self.args.eval_batch_size,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            generator=torch.Generator(),  # a loader draws seeds for its workers: not from what training draws from
-        )
 
     @torch.no_grad()
     def evaluation_loop(
@@ -268,7 +221,7 @@ class ScanpathTrainer(Trainer):
         total = {name: sum(known.get(name, 0.0) for known, _ in shares) for name in sums or shares[0][0]}
         weight = total.pop("weight")
         metrics = {name: value / weight for name, value in total.items()}
-        pairs = _in_turn([known for _, known in shares])
+        pairs = in_turn([known for _, known in shares])
         predictions, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         if pairs:
             metrics |= scanpath_scores(predictions, references)
@@ -301,9 +254,3 @@ def scanpath_scores(predictions: Sequence[Scanpath], references: Sequence[Scanpa
         "multimatch": multimatch,
         "multimatch_defined": float((~np.isnan(matched)).mean()),
     }
-
-
-def _in_turn(shares: Iterable[Sequence]) -> list:
-    """Items dealt out to processes one by one, in their order again."""
-    shares = list(shares)
-    return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]

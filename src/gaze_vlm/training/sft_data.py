@@ -18,6 +18,7 @@ from ..models.processing_gaze_vlm import pad_fixations
 from ..report_composer import REPORTED
 from ..scanpath import Scanpath, ScanpathError
 from ..tasks import report_messages, vqa_messages
+from .epochs import DrawnRows
 from .rows import SECTIONS, eight_bit, has_image, join_report, match_reports
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Item(NamedTuple):
     answer: str
 
 
-class SftRows:
+class SftRows(DrawnRows):
     """Conversations of rows, reproducibly drawn.
 
     What is drawn for an item depends on `seed`, the epoch and the item's place, and on nothing else: neither on the
@@ -95,7 +96,8 @@ class SftRows:
         if films is not None and views == "study":
             raise ValueError("films of other patients make no study: views must be image")
         self.tasks, self.gaze, self.context = dict(tasks), dict(gaze), dict(context or {})
-        self.training, self.seed, self.predicted = training, seed, predicted
+        super().__init__(seed)
+        self.training, self.predicted = training, predicted
         self.rows = list(rows.select_columns(_READ))
         source = rows if films is None else films
         self.films = source.select_columns(["image"])
@@ -116,7 +118,6 @@ class SftRows:
             self._findings = dict(zip(self.matched.numbers, self.matched.findings, strict=True))
         items = list(self._matched_items() if films is not None else self._items(imaged, sections, views, max_views))
         self.items = {task: [item for item in items if item.task == task][:max_items] for task in self.tasks}
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # a DataLoader's workers see it change
         self._places: tuple[int, list[Item]] | None = None
         self._check()
 
@@ -178,10 +179,7 @@ class SftRows:
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew, when training."""
-        self._epoch.fill_(epoch if self.training else 0)
-
-    def rng(self, *key) -> random.Random:
-        return random.Random(" ".join(map(str, (self.seed, int(self._epoch), *key))))
+        super().set_epoch(epoch if self.training else 0)
 
     def __len__(self) -> int:
         return sum(self._count(task) for task in self.tasks)
