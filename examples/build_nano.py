@@ -598,11 +598,11 @@ def assemble(work: Path, out: Path, reader, processor) -> None:
         its_processor.save_pretrained(out / name)
 
 
-def write_card(arguments, counts: dict[str, int], log) -> None:
+def write_card(arguments, counts: dict[str, int | str], log) -> None:
     """Measure what was assembled with evaluate.py, and render the card from what came out."""
     root = Path(__file__).parents[1]
     card = (root / "hub_cards" / "nano.md").read_text()
-    for what in ("classify", "report", "scanpath", "boxes"):
+    for what in ("classify", "attention", "report", "scanpath", "boxes"):
         option, data = ("--gazesearch", arguments.gazesearch) if what == "scanpath" else ("--nih", arguments.nih)
         command = [sys.executable, str(root / "examples" / "evaluate.py"), what, option, str(data), "--markdown"]
         table = subprocess.run(
@@ -676,6 +676,7 @@ def main() -> None:
         "validation": len(nih["validation"]),
         "scanpaths": len(gaze["train"]),
         "reports": len(texts),
+        "temperature": f"{GazeClassifier.from_pretrained(work / 'classifier').config.temperature:.2f}",
     }
     write_card(arguments, counts, log)
 

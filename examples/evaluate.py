@@ -5,6 +5,8 @@
     python examples/evaluate.py scanpath --gazesearch FILE [--config image-disjoint]
     python examples/evaluate.py boxes --nih DIR
     python examples/evaluate.py labeler --iu FILE
+    python examples/evaluate.py compose --iu FILE
+    python examples/evaluate.py compose --nih DIR
 
 DIR and FILE are releases as `gaze_vlm.data` reads them. The validation split is measured (`--split`), with the
 embedded nano or `--model`. Intervals are 95 % bootstrap intervals over patients or images, p values permutation tests.
@@ -29,18 +31,21 @@ from gaze_vlm.cli_score import show
 from gaze_vlm.data import IuXray, load
 from gaze_vlm.data.matching import present_findings
 from gaze_vlm.data.mesh import labeler_against_mesh
-from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, implied
+from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, REGIONS, implied
 from gaze_vlm.images import Film, read_film
 from gaze_vlm.labeler import label
 from gaze_vlm.metrics.baselines import NORMAL_TEMPLATE, CentrePrior, NearestNeighbour, blank_like, noise_like
 from gaze_vlm.metrics.cases import Case, Pairs
 from gaze_vlm.metrics.grounding import dwell_in_boxes, iou_union
-from gaze_vlm.metrics.reports import label_matrix, macro_f1
+from gaze_vlm.metrics.reports import keyword_recall, label_matrix, macro_f1, micro_f1
 from gaze_vlm.metrics.tables import Metric, Score, ScoreTable, drawn, score
 from gaze_vlm.metrics.tables.findings import MIN_POSITIVES, classify_table
 from gaze_vlm.metrics.tables.scanpaths import scanpath_table, spread_table
+from gaze_vlm.metrics.text import rouge_l
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.pipelines import ReadingPipeline, grey_film
+from gaze_vlm.report_composer import ReportComposer, choose_regions
+from gaze_vlm.report_composer import text as join
 
 SAMPLES = 20  # scanpaths drawn a case, where their mean or their spread is measured
 
@@ -241,6 +246,121 @@ def dwell_scores(models: ReadingPipeline, cases: list[Boxed], title: str) -> lis
     return score(systems, metrics, groups=[case.patient for case in cases])
 
 
+def evaluate_compose(models: ReadingPipeline, arguments) -> ScoreTable:
+    """Composed reports: of Indiana's labels against its reports, or of NIH's films against their own findings."""
+    return compose_labels(arguments) if arguments.iu else compose_films(models, arguments)
+
+
+def compose_labels(arguments) -> ScoreTable:
+    """Reports composed by templates from the MeSH labels of a report, against that report."""
+    rows = [row for row in load("iu_xray", arguments.iu)[arguments.split] if row["findings"] is not None]
+    texts = [" ".join(filter(None, (row["report"]["findings"], row["report"]["impression"]))) for row in rows]
+    rows, texts = zip(*[pair for pair in zip(rows, texts, strict=True) if pair[1]], strict=True)
+    given = [frozenset(finding["name"] for finding in row["findings"]) for row in rows]
+    composer = ReportComposer()
+    records = [
+        [{"name": n, "probability": 1.0, "present": True, "regions": choose_regions(n)} for n in sorted(names)]
+        for names in given
+    ]
+    systems = {
+        "composed, templates": [join(composer.compose(listed)) for listed in records],
+        "keywords alone": [keyword_text(composer.keywords(listed)) for listed in records],
+        "normal template": [NORMAL_TEMPLATE] * len(rows),
+    }
+    names = [name for name in FINDINGS if name != "No Finding" and any(name in labels for labels in given)]
+    truth, has_any = label_matrix(given, names), np.array([bool(labels - {"No Finding"}) for labels in given])
+
+    def labels(reports):
+        return np.stack([label_matrix([label(report).positive() for report in reports], names), truth], axis=1)
+
+    metrics = [
+        Metric(f"{title}, {which}", True, lambda reports, of=of, kept=kept: np.where(kept, of(reports, texts), np.nan))
+        for title, of in (("clinical keyword recall (gaze_vlm's terms)", keyword_recall), ("ROUGE-L", rouge_l))
+        for which, kept in (("all reports", True), ("those with a finding", has_any))
+    ]
+    metrics += [
+        Metric(
+            f"{kind} F1 of {len(names)} given labels", True, labels, lambda cases, of=of: of(cases[:, 0], cases[:, 1])
+        )
+        for kind, of in (("macro", macro_f1), ("micro", micro_f1))
+    ]
+    protocol = (
+        f"{len(rows)} indexed reports with text, {arguments.split}; references: findings and impression",
+        f"composed from the MeSH labels, which name a finding of ours in {has_any.sum()} reports, and no place; the "
+        "other reports are composed as normal",
+    )
+    return ScoreTable(tuple(score(systems, metrics, resamples=1000)), protocol)
+
+
+def keyword_text(keywords) -> str:
+    """ "Pleural effusion, cardiomegaly.", each with its region where it has one."""
+    named = [f"{k.finding.lower()} {k.region}" if k.region else k.finding.lower() for k in keywords]
+    return f"{', '.join(named or ['no finding'])}.".capitalize()
+
+
+def compose_films(models: ReadingPipeline, arguments) -> ScoreTable:
+    """Does every sentence lead back to what the classifier gave, and is there nothing else in the reports?"""
+    films, _, patients = films_of(arguments.nih, arguments.split)
+    systems = {
+        f"composed, sentences of {models.name}": list(models.compose(films)),
+        "composed, templates": list(models.compose(films, writer="template")),
+        f"whole drafts of {models.name}, reconciled": list(models.read(films)),
+    }
+    counts = {name: np.array([trace(reading) for reading in readings]) for name, readings in systems.items()}
+    shares = [
+        ("share of the sentences about a finding that lead to its record, confidence and region", True, 1),
+        ("share of the sentences about a finding that the language model wrote", None, 2),
+    ]
+    metrics = [
+        Metric(title, better, lambda rows: rows, lambda rows, i=i: rows[:, i].sum() / max(rows[:, 0].sum(), 1))
+        for title, better, i in shares
+    ]
+    errors = [("findings a report that were not given", 3), ("given findings a report that are not said", 4)]
+    errors += [("sides a report that the regions do not have", 5)]
+    metrics += [Metric(title, False, lambda rows, i=i: rows[:, i].astype(float)) for title, i in errors]
+    protocol = [f"{len(films)} films, {arguments.split}"]
+    for name, rows in counts.items():
+        about, traced, by_model, added, left_out, sides = rows.sum(axis=0)
+        protocol.append(
+            f"{name}: {about} sentences about a finding, {traced} traceable, {by_model} of the language model; "
+            f"findings not given: {added}, not said: {left_out}, wrong sides: {sides}"
+        )
+    return ScoreTable(tuple(score(counts, metrics, groups=patients, resamples=1000)), tuple(protocol))
+
+
+def trace(reading) -> tuple[int, int, int, int, int, int]:
+    """Sentences about a finding, those traceable, those of a model; findings added and left out; wrong sides."""
+    listed = {record["name"]: record for record in reading.findings if record["present"]}
+    about = [sentence for sentence in reading.sentences if sentence.finding]
+    traced = [sentence for sentence in about if leads_back(sentence, listed)]
+    given = {FINER_FINDINGS.get(name) or name for name in listed}
+    given |= set() if given - {"Support Devices"} else {"No Finding"}
+    said = label(reading.report)
+    wrong = sum(not sides_are_given(mention, listed) for mention in said.mentions if mention.status == "present")
+    found = said.positive()
+    models = sum(sentence.source == "model" for sentence in about)
+    return len(about), len(traced), models, len(found - given), len(given - found), wrong
+
+
+def leads_back(sentence, listed: dict) -> bool:
+    """Is the sentence's record there, with its confidence and its region, and does it name the finding?"""
+    record = listed.get(sentence.finding)
+    if record is None or sentence.confidence != record["probability"]:
+        return False
+    regions = {region["name"] for region in record["regions"]}
+    named = {mention.finding for mention in label(sentence.text).mentions if mention.status == "present"}
+    is_named = (FINER_FINDINGS.get(sentence.finding) or sentence.finding) in named
+    return is_named and (sentence.region is None or sentence.region in regions)
+
+
+def sides_are_given(mention, listed: dict) -> bool:
+    """Are the sides that a mention names among those of the regions of the findings it can mean?"""
+    records = [record for name, record in listed.items() if (FINER_FINDINGS.get(name) or name) == mention.finding]
+    known = {REGIONS[region["name"]].side for record in records for region in record["regions"]} & {"left", "right"}
+    named = {"left", "right"} if mention.side == "both" else {mention.side} - {None}
+    return not known or named <= known
+
+
 def evaluate_labeler(arguments) -> None:
     """The labeler against the MeSH terms of the Indiana reports, of all splits."""
     builder = IuXray(arguments.iu)
@@ -269,7 +389,7 @@ def evaluate_labeler(arguments) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("classify", "report", "scanpath", "boxes", "labeler"))
+    parser.add_argument("what", choices=("classify", "report", "scanpath", "boxes", "labeler", "compose"))
     parser.add_argument("--nih", type=Path, help="NIH ChestX-ray14 folder")
     parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
     parser.add_argument("--config", default="official", help="GazeSearch's split: official or image-disjoint")
@@ -281,7 +401,9 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="a Markdown table, as in the README")
     arguments = parser.parse_args()
     needed = {"scanpath": "gazesearch", "labeler": "iu"}.get(arguments.what, "nih")
-    if getattr(arguments, needed) is None:
+    if arguments.what == "compose" and (arguments.iu is None) == (arguments.nih is None):
+        parser.error("compose needs --iu or --nih, one of them")
+    if arguments.what != "compose" and getattr(arguments, needed) is None:
         parser.error(f"{arguments.what} needs --{needed}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -25,32 +25,24 @@ import json
 import logging
 import math
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
+from classifier_table import Run, table
 from scanpath_experiments import claim, write
 from train_scanpath import check_resumed, config_options, last_checkpoint, refusing, set_up_logging
 from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser, set_seed
 
 from gaze_vlm import GazeClassifier, GazeClassifierConfig, GazeClassifierProcessor
-from gaze_vlm.metrics.cases import Case, Pairs
-from gaze_vlm.metrics.classification import auroc, average_precision, calibration_error, threshold_scores
-from gaze_vlm.metrics.grounding import map_iou, map_peaks, pointing_game
-from gaze_vlm.metrics.tables import Metric, ScoreTable, drawn, score
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.pipelines import NANO
 from gaze_vlm.training.calibration import THRESHOLDS
 from gaze_vlm.training.classifier_data import ClassifierRows, taught_findings
 from gaze_vlm.training.classifier_trainer import (
-    MIN_POSITIVES,
     ClassifierTrainer,
     ClassifierTrainingArguments,
-    Predictions,
-    boxed_cases,
     calibrate,
 )
 from gaze_vlm.training.compose import film_processor, film_side, load_tower
@@ -175,19 +167,6 @@ def small_bert(tokenizer) -> dict:
 # ---- one model
 
 
-@dataclass(frozen=True)
-class Run:
-    """One kind of supervision with one seed, and where it is trained."""
-
-    kind: str
-    seed: int
-    folder: Path
-
-    @property
-    def is_done(self) -> bool:
-        return (self.folder / "metrics.json").is_file()
-
-
 def is_compared(script: ScriptArguments) -> bool:
     return len(script.supervision) * script.seeds > 1
 
@@ -263,120 +242,6 @@ def check_taught(kind: str, items: ClassifierRows) -> None:
         raise ValueError(f"--supervision {kind}: no training row has {' or '.join(missing)}")
 
 
-# ---- results
-
-
-def table(runs: Sequence[Run], script: ScriptArguments, rows: datasets.Dataset, split: str, known) -> ScoreTable:
-    """Kinds of supervision against one another, over all seeds, beside what needs no model."""
-    config = AutoConfig.from_pretrained(runs[0].folder)
-    items = ClassifierRows(
-        rows, GazeClassifierProcessor.from_pretrained(runs[0].folder), config, present_from=script.present_from
-    )
-    said = {kind: [load_predictions(one, split) for one in runs if one.kind == kind] for kind in script.supervision}
-    truth = np.array(items.targets)
-    truth = np.where(np.isnan(truth), -1, truth)
-    counts = (truth == 1).sum(axis=0)
-    enough = np.flatnonzero((counts >= MIN_POSITIVES) & (truth == 0).any(axis=0))
-    thresholds = {one: AutoConfig.from_pretrained(one.folder).thresholds for one in runs}
-    chosen = {kind: [thresholds[one] for one in runs if one.kind == kind] for kind in script.supervision}
-    systems = {name_of(kind): probabilities(kind, said, runs) for kind in script.supervision}
-    systems["label frequency"] = np.broadcast_to(known, (len(truth), script.seeds, len(known)))
-    cutoffs = {name_of(kind): values for kind, values in chosen.items()} | {"label frequency": [[0.5] * len(known)]}
-
-    def both(name_and_scores) -> np.ndarray:
-        """(n, 2 seeds + 1, C): the labels, of each seed the probabilities, and what is called."""
-        scores, cut = name_and_scores
-        called = scores >= np.array([values or [0.5] * truth.shape[1] for values in cut])
-        return np.concatenate([truth[:, None], scores, called], axis=1)
-
-    def mean_of(measure, called: bool = False):
-        def statistic(cases: np.ndarray) -> float:
-            half = script.seeds * called + 1
-            labels, scores = cases[:, 0], cases[:, half : half + script.seeds]
-            values = []
-            for number in enough:
-                there = labels[:, number] >= 0
-                seen = scores[there, :, number]
-                values.append(measure(np.broadcast_to(labels[there, None, number] == 1, seen.shape), seen))
-            return float(np.nanmean(values))
-
-        return statistic
-
-    measured = [
-        Metric("AUROC, mean", True, both, mean_of(auroc)),
-        Metric("AUPRC (average precision), mean", True, both, mean_of(average_precision)),
-        Metric("F1, mean, own thresholds", True, both, mean_of(lambda y, p: threshold_scores(y, p, 0.5).f1, True)),
-        Metric("expected calibration error (15 bins), mean", False, both, mean_of(calibration_error)),
-    ]
-    options = {"resamples": RESAMPLES}
-    paired = {name: (scores, cutoffs[name]) for name, scores in systems.items()}
-    scores = score(paired, measured, groups=items.patients, **options)
-    notes = [
-        f"{len(items)} films of the {split} split; means over seeds and over the {len(enough)} findings with at least "
-        f"{MIN_POSITIVES} positives: {', '.join(items.labels[number] for number in enough)}",
-        drawn(Pairs([], [Case(None, None, group=who) for who in items.patients]), RESAMPLES),
-    ]
-    if any(items.boxes):
-        more, note = attention_scores(said, items)
-        scores += more
-        notes += note
-    if split == "validation":
-        notes.append("temperature and thresholds were chosen on these very films, which flatters F1 and calibration")
-    notes += [spread_note(kind, runs, split) for kind in script.supervision if script.seeds > 1]
-    return ScoreTable(tuple(scores), tuple(notes))
-
-
-def name_of(kind: str) -> str:
-    return {"none": "no supervision"}.get(kind, f"supervised by {'gaze and boxes' if kind == 'both' else kind}")
-
-
-def load_predictions(one: Run, split: str) -> Predictions:
-    with np.load(one.folder / f"predictions-{split}.npz") as stored:
-        return Predictions(**stored)
-
-
-def probabilities(kind: str, said: dict[str, list[Predictions]], runs: Sequence[Run]) -> np.ndarray:
-    """(n, seeds, C)."""
-    of_kind = [one for one in runs if one.kind == kind]
-    temperatures = [AutoConfig.from_pretrained(one.folder).temperature for one in of_kind]
-    logits = [one.logits.astype(np.float64) / warmth for one, warmth in zip(said[kind], temperatures, strict=True)]
-    return np.stack([1 / (1 + np.exp(-one)) for one in logits], axis=1)
-
-
-def attention_scores(said: dict[str, list[Predictions]], items: ClassifierRows) -> tuple[list, list[str]]:
-    """Where each finding's attention lies against the boxes that radiologists drew for it."""
-    cases = {kind: [boxed_cases(one.attention, items.boxes) for one in seeds] for kind, seeds in said.items()}
-    first = next(iter(cases.values()))[0]
-    reference, groups = [case[1] for case in first], [items.patients[case[2]] for case in first]
-    systems = {
-        name_of(kind): [np.stack([case[0] for case in seed]) for seed in seeds] for kind, seeds in cases.items()
-    }
-    shape = first[0][0].shape
-    y, x = np.meshgrid(*((np.arange(size) + 0.5) / size - 0.5 for size in shape), indexing="ij")
-    systems["centre of the film"] = [np.broadcast_to(np.exp(-(x**2 + y**2) / (2 * 0.25**2)), (len(first), *shape))]
-    systems["even attention"] = [np.ones((len(first), *shape))]
-
-    def each(measure):
-        return lambda seeds: np.stack([measure(maps) for maps in seeds], axis=1).mean(axis=1)
-
-    measured = [
-        Metric("pointing game, no tolerance", True, each(lambda maps: pointing_game(map_peaks(maps), reference))),
-        Metric("attention IoU (cells from half of the peak on)", True, each(lambda maps: map_iou(maps, reference))),
-    ]
-    note = f"attention: {len(first)} findings with boxes on {len({case[2] for case in first})} films; "
-    note += drawn(Pairs([], [Case(None, None, group=who) for who in groups]), RESAMPLES)
-    return score(systems, measured, groups=groups, resamples=RESAMPLES), [note]
-
-
-def spread_note(kind: str, runs: Sequence[Run], split: str) -> str:
-    values = [
-        json.loads((one.folder / "metrics.json").read_text())[split][f"{split}_auroc"]
-        for one in runs
-        if one.kind == kind
-    ]
-    return f"{name_of(kind)}: mean AUROC of {len(values)} seeds {min(values):.3f} to {max(values):.3f}"
-
-
 def settings_of(script: ScriptArguments, training: ClassifierTrainingArguments) -> dict:
     names = ["learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps"]
     names += ["per_device_train_batch_size", "gradient_accumulation_steps", "average_decay", "seed", "bf16", "fp16"]
@@ -411,8 +276,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     config = AutoConfig.from_pretrained(runs[0].folder)
     processor = GazeClassifierProcessor.from_pretrained(runs[0].folder)
-    known = ClassifierRows(rows["train"], processor, config, present_from=script.present_from).prevalence
-    results = table(runs, script, rows[split], split, known)
+    known, seen = (
+        ClassifierRows(rows[name], processor, config, present_from=script.present_from) for name in ("train", split)
+    )
+    results = table(runs, seen, known.prevalence, split)
     write(
         Path(training.output_dir),
         "classifier",

@@ -15,12 +15,12 @@ pytest.importorskip("datasets", reason='needs datasets: pip install "gaze2report
 from gaze_vlm import ScanpathPredictor
 from gaze_vlm.metrics.scanpath import edit_distance, multimatch_mean4, scanmatch
 from gaze_vlm.scanpath import Scanpath
+from gaze_vlm.training.parts_trainer import in_turn
 from gaze_vlm.training.scanpath_data import ReportRows, ScanpathCollator, ScanpathRows
 from gaze_vlm.training.scanpath_trainer import (
     ENCODER,
     ScanpathTrainer,
     ScanpathTrainingArguments,
-    _in_turn,
     freeze_for_stage,
     parameter_groups,
     scanpath_scores,
@@ -322,7 +322,7 @@ def test_processes_share_the_items_out_and_put_them_in_order_again(
         monkeypatch.setattr(ScanpathTrainingArguments, "process_index", property(lambda self, p=process: p))
         shares.append(list(trainer.get_test_dataloader(list(range(count))).dataset))
     assert sorted(chain(*shares)) == list(range(count)), "each once"
-    assert _in_turn(shares) == list(range(count))
+    assert in_turn(shares) == list(range(count))
 
 
 def test_a_multimatch_of_nothing_is_nan():

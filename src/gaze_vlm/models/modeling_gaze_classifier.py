@@ -93,11 +93,19 @@ class FusionLayer(GradientCheckpointingLayer):
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
-        options = {"dropout": dropout, "activation": "gelu", "batch_first": True, "norm_first": True}
-        self.layer = nn.TransformerEncoderLayer(width, heads, 4 * width, **options)
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.feed_norm = nn.LayerNorm(width)
+        self.up_proj = nn.Linear(width, 4 * width)
+        self.down_proj = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.layer(states, src_key_padding_mask=~mask)
+        normed = self.attention_norm(states)
+        attended, _ = self.attention(normed, normed, normed, key_padding_mask=~mask, need_weights=False)
+        states = states + self.dropout(attended)
+        fed = self.down_proj(nn.functional.gelu(self.up_proj(self.feed_norm(states))))
+        return states + self.dropout(fed)
 
 
 class GazeToken(nn.Module):
