@@ -204,7 +204,8 @@ def train(one: Run, script: ScriptArguments, training: ClassifierTrainingArgumen
         check_taught(one.kind, items["train"])
         frequency = items["train"].prevalence
         if script.balance:
-            weights = ((1 - frequency) / frequency.clip(1e-3, 1 - 1e-3)) ** script.balance
+            share = frequency.clip(1e-3, 1 - 1e-3)  # of a finding that all have, or none
+            weights = ((1 - share) / share) ** script.balance
             model.config.positive_weights = [float(weight) for weight in np.nan_to_num(weights, nan=1.0)]
         if training.resume_from_checkpoint is not None:
             check_resumed(training.resume_from_checkpoint, model.config)
@@ -243,8 +244,9 @@ def check_taught(kind: str, items: ClassifierRows) -> None:
 
 
 def settings_of(script: ScriptArguments, training: ClassifierTrainingArguments) -> dict:
-    names = ["learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps"]
-    names += ["per_device_train_batch_size", "gradient_accumulation_steps", "average_decay", "seed", "bf16", "fp16"]
+    names = [name for name in ClassifierTrainingArguments.__annotations__ if not name.startswith("save_")]
+    names += ["max_steps", "gradient_accumulation_steps", "optim", "adam_beta1", "adam_beta2", "max_grad_norm"]
+    names += ["seed", "data_seed", "bf16", "fp16", "world_size"]
     return asdict(script) | {name: getattr(training, name) for name in names}
 
 
@@ -269,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
             with training.main_process_first(desc="settings"):
                 claim(Path(training.output_dir), settings_of(script, training), training)
     for one in runs:
-        if not one.is_done:
+        if not (is_compared(script) and one.is_done):
             train(one, script, training, rows, labels)
     split = next((name for name in ("test", "validation") if name in rows), None)
     if not is_compared(script) or split is None or not training.should_save:

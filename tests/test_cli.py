@@ -368,6 +368,95 @@ def test_a_name_that_is_no_text_is_still_one_json_document(tiny_bundle, film_fil
     assert (ran.status, ran.err) == (0, "")
 
 
+# ---- the composer
+
+
+def test_a_composed_report_says_what_is_listed_and_is_a_reading(run, film_file, tmp_path):
+    images, out = [film_file(f"{seed}.png", seed) for seed in range(10)], tmp_path / "out"
+    ran = run("report", *images, "--composer", "--writer", "template", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert run("report", images[0], "--composer", "--out", out).status == 0
+    drafted = run("report", *images, "--json").json
+    for document, other in zip(ran.json, drafted, strict=True):
+        check_reading(document)
+        names = {finding["name"] for finding in document["findings"] if finding["present"]}
+        assert label(document["report"]).positive() == names & CANONICAL
+        assert {sentence["source"] for sentence in document["evidence"]} == {"template"}
+        for key in ("image", "model", "findings", "scanpath"):
+            assert document[key] == other[key], "only the report is another one"
+    assert {path.name for path in (out / "0").iterdir()} == FILES
+
+
+def test_the_composer_s_writer_is_the_language_model(run, film_file, monkeypatch):
+    from gaze_vlm.pipelines import ReadingPipeline
+
+    def generate(self, pixels, scanpaths, known, sample=False):
+        return [f"There is {names[0].lower()}." for names in known]
+
+    monkeypatch.setattr(ReadingPipeline, "_generate", generate)
+    images = [film_file(f"{seed}.png", seed) for seed in range(6)]
+    ran = run("report", *images, "--composer", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.json == run("report", *images, "--composer", "--writer", "model", "--json").json
+    assert "model" in {sentence["source"] for document in ran.json for sentence in document["evidence"]}
+
+
+def test_a_chat_model_s_folder_writes(run, film_file, tmp_path, monkeypatch):
+    from gaze_vlm.chat_writer import ChatWriter
+
+    loaded = []
+    answer = '{"number": 1, "sentence": "There is something else."}'
+    monkeypatch.setattr(
+        ChatWriter,
+        "from_pretrained",
+        classmethod(lambda cls, name: loaded.append(name) or cls(lambda messages: answer, "chat")),
+    )
+    images, out = [film_file("a.png", 1), film_file("b.png", 2)], tmp_path / "out"
+    ran = run("report", *images, "--composer", "--writer", "some/chat", "--out", out, "--json")
+    assert (ran.status, ran.err, loaded) == (0, "", ["some/chat"])
+    plain = run("report", *images, "--composer", "--writer", "template", "--json").json
+    assert [document["report"] for document in ran.json] == [document["report"] for document in plain]
+    assert json.loads((out / "a" / "evidence.json").read_text())["model"]["name"] == "tiny, chat"
+
+
+def test_a_writer_without_the_composer_and_one_that_cannot_be_loaded_are_one_line(run, film_file, tiny_bundle):
+    image = film_file("a.png")
+    ran = run("report", image, "--writer", "template", "--json")
+    assert (ran.status, ran.out) == (2, "")
+    one_line(ran, "--writer goes with --composer")
+    for name in ("no/where/at/all", tiny_bundle / "gaze_classifier"):
+        ran = run("report", image, "--composer", "--writer", name, "--json")
+        assert (ran.status, ran.out) == (2, "")
+        one_line(ran, f"--writer {name}: no chat model that can be loaded")
+
+
+# ---- attention
+
+
+def test_classify_out_draws_the_attention_of_what_is_present(run, film_file, tmp_path, monkeypatch):
+    from gaze_vlm import visualize
+
+    drawn, draw = [], visualize.draw_attention
+    monkeypatch.setattr(visualize, "draw_attention", lambda film, maps: drawn.append((film, maps)) or draw(film, maps))
+    images, out = [film_file("a.png", 1), film_file("b.png", 2)], tmp_path / "out"
+    ran = run("classify", *images, "--out", out, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.json == run("classify", *images, "--json").json
+    assert [list(document) for document in ran.json] == [["image", "model", "findings"]] * 2
+    for document, image, (film, maps) in zip(ran.json, images, drawn, strict=True):
+        check_findings(document["findings"])
+        present = [finding for finding in document["findings"] if finding["present"]]
+        named = {f"{finding['name']} {finding['probability']:.2f}" for finding in present}
+        assert set(maps) == named
+        assert {path.name for path in (out / image.stem).iterdir()} == {"attention.png"}
+        with Image.open(out / image.stem / "attention.png") as picture:
+            assert picture.tobytes() == draw(film, maps).tobytes()
+    ran = run("classify", images[0], "--out", out)
+    assert ran.status == 1
+    one_line(ran, out / "a", "already there", "--overwrite")
+    assert run("classify", images[0], "--out", out, "--overwrite").status == 0
+
+
 # ---- gaze
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gaze_vlm.findings import NO_FINDING
 from gaze_vlm.metrics import baselines, scanpath
+from gaze_vlm.report_composer import ComposedSentence, ReportComposer, choose_regions, text
 from gaze_vlm.scanpath import Scanpath
 
 pytest.importorskip("datasets", reason='needs datasets: pip install "gaze2report[train]"')
@@ -162,3 +164,135 @@ def test_scanpath_rows_and_baselines_fitted_on_the_same_split(evaluate, gazesear
     assert score.interval.estimate == pytest.approx(expected)
     (workload,) = [s for s in table.scores if s.metric.startswith("workload") and s.system == "own, point estimate"]
     assert workload.interval.low < workload.interval.estimate < workload.interval.high
+
+
+# ---- composed reports
+
+REPORTS = {
+    9: ("Heart size is enlarged. No pneumothorax.", "Cardiomegaly.", ["Cardiomegaly/mild"]),
+    19: ("The lungs are clear. The heart is normal.", "Normal chest.", ["normal"]),
+    29: ("There is a left effusion.", "", ["Pleural Effusion/left", "Cardiomegaly"]),
+    39: ("", "", ["normal"]),
+    49: ("The lungs are clear.", "", ["No Indexing"]),
+    1: ("There is an opacity.", "", ["Opacity/lung"]),
+}
+
+
+@pytest.fixture
+def iu(tmp_path):
+    for number, (findings, impression, terms) in REPORTS.items():
+        sections = f'<AbstractText Label="FINDINGS">{findings}</AbstractText>'
+        sections += f'<AbstractText Label="IMPRESSION">{impression}</AbstractText>'
+        mesh = "".join(f"<major>{term}</major>" for term in terms)
+        (tmp_path / f"{number}.xml").write_text(
+            f'<eCitation><uId id="CXR{number}"/><Abstract>{sections}</Abstract><MeSH>{mesh}</MeSH></eCitation>'
+        )
+    return tmp_path
+
+
+def test_composed_from_labels_against_reports(evaluate, iu):
+    pytest.importorskip("pycocoevalcap", reason='ROUGE-L: pip install "gaze2report[eval]"')
+    table = evaluate.evaluate_compose(None, SimpleNamespace(iu=iu, nih=None, split="validation"))
+    assert {one.system for one in table.scores} == {"composed, templates", "keywords alone", "normal template"}
+    assert table.scores[0].system == "composed, templates"
+    f1 = {one.system: one.interval.estimate for one in table.scores if one.metric.startswith("macro F1 of 2")}
+    assert f1["composed, templates"] == 1
+    assert f1["keywords alone"] == 1
+    assert f1["normal template"] == 0
+    counted = {one.metric: (one.n, one.undefined) for one in table.scores}
+    assert set(counted.values()) == {(3, 0), (2, 1)}, "three have text and an indexing, of two a finding"
+    reference = "Heart size is enlarged. No pneumothorax. Cardiomegaly."
+    keywords = [("keywords alone", "Cardiomegaly."), ("normal template", baselines.NORMAL_TEMPLATE)]
+    for system, said in keywords:
+        (recall,) = [s for s in table.scores if s.system == system and "recall" in s.metric and "with a" in s.metric]
+        others = {"keywords alone": "Cardiomegaly, pleural effusion.", "normal template": baselines.NORMAL_TEMPLATE}
+        by_hand = evaluate.keyword_recall([said, others[system]], [reference, "There is a left effusion."]).mean()
+        assert recall.interval.estimate == pytest.approx(by_hand)
+    assert "name a finding of ours in 2 reports" in table.protocol[1]
+
+
+def test_keywords_alone(evaluate):
+    composer = ReportComposer()
+    regions = choose_regions("Pleural Effusion")[:1]
+    findings = [
+        {"name": "Pleural Effusion", "probability": 0.9, "present": True, "regions": regions},
+        {"name": "Edema", "probability": 0.5, "present": True, "regions": choose_regions("Edema")},
+    ]
+    said = evaluate.keyword_text(composer.keywords(findings))
+    assert said == "Pleural effusion right costophrenic angle, edema."
+    assert evaluate.keyword_text([]) == "No finding."
+
+
+def reading(findings, sentences):
+    return SimpleNamespace(findings=findings, sentences=sentences, report=text(sentences))
+
+
+def listed(name, probability=0.5, regions=None, present=True):
+    regions = choose_regions(name)[:1] if regions is None else regions
+    return {"name": name, "probability": probability, "present": present, "regions": regions}
+
+
+FINDINGS = [listed("Pleural Effusion"), listed("Edema", 0.1, present=False)]  # on the right
+FAULTS = {
+    "none": (
+        "There is a right pleural effusion.",
+        "Pleural Effusion",
+        0.5,
+        "right costophrenic angle",
+        (1, 1, 0, 0, 0, 0),
+    ),
+    "side": ("There is a left pleural effusion.", "Pleural Effusion", 0.5, None, (1, 1, 0, 0, 0, 1)),
+    "confidence": ("There is a pleural effusion.", "Pleural Effusion", 0.4, None, (1, 0, 0, 0, 0, 0)),
+    "region": ("There is a pleural effusion.", "Pleural Effusion", 0.5, "left lung", (1, 0, 0, 0, 0, 0)),
+    "not given": ("There is an effusion and edema.", "Pleural Effusion", 0.5, None, (1, 1, 0, 1, 0, 0)),
+    "not present": ("There is edema.", "Edema", 0.1, None, (1, 0, 0, 1, 1, 0)),
+    "another": ("There is edema.", "Pleural Effusion", 0.5, None, (1, 0, 0, 1, 1, 0)),
+    "not said": ("The film is rotated.", None, None, None, (0, 0, 0, 1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_does_not_lead_back_is_counted(case, evaluate):
+    words, finding, confidence, region, expected = FAULTS[case]
+    assert evaluate.trace(reading(FINDINGS, [ComposedSentence(words, finding, confidence, region)])) == expected
+
+
+class Composes:
+    """Composes by templates, with a sentence of its own for each film."""
+
+    name = "known"
+
+    def read(self, films):
+        return self.compose(films)
+
+    def compose(self, films, writer="model"):
+        by_grey = [[listed("Cardiomegaly"), listed("Pleural Effusion")], [listed("Nodule")], [listed(NO_FINDING)]]
+        for film in films:
+            findings = by_grey[int(film.pixels[0, 0]) % 3]
+            write = (lambda keywords: ["There is cardiomegaly.", None][: len(keywords)]) if writer == "model" else None
+            yield reading(findings, ReportComposer().compose(findings, write))
+
+
+def test_composed_films_are_counted(evaluate, nih):
+    table = evaluate.evaluate_compose(Composes(), SimpleNamespace(nih=nih, iu=None, split="validation"))
+    assert table.protocol == (
+        "5 films, validation",
+        "composed, sentences of known: 6 sentences about a finding, 6 traceable, 2 of the language model; "
+        "findings not given: 0, not said: 0, wrong sides: 0",
+        "composed, templates: 6 sentences about a finding, 6 traceable, 0 of the language model; findings not given: "
+        "0, not said: 0, wrong sides: 0",
+        "whole drafts of known, reconciled: 6 sentences about a finding, 6 traceable, 2 of the language model; "
+        "findings not given: 0, not said: 0, wrong sides: 0",
+    )
+    shares = {one.system: one.interval.estimate for one in table.scores if "language model wrote" in one.metric}
+    assert shares["composed, sentences of known"] == pytest.approx(2 / 6)
+    assert shares["composed, templates"] == 0
+
+
+def test_compose_takes_one_of_two_releases(evaluate, monkeypatch, capsys):
+    for options in ([], ["--iu", "a", "--nih", "b"]):
+        monkeypatch.setattr("sys.argv", ["evaluate.py", "compose", *options])
+        with pytest.raises(SystemExit) as left:
+            evaluate.main()
+        assert left.value.code == 2
+        assert "compose needs --iu or --nih, one of them" in capsys.readouterr().err

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from gaze_vlm import ReadingPipeline, pipelines, read_film
+from gaze_vlm.chat_writer import ChatWriter
 from gaze_vlm.pipelines import ModelError, grey_film
-from gaze_vlm.report_composer import ReportComposer
+from gaze_vlm.report_composer import ReportComposer, choose_regions
+from gaze_vlm.report_sentences import phrase
 from gaze_vlm.scanpath import Scanpath
 
 
@@ -214,6 +216,122 @@ def test_a_grey_film_is_even_and_has_no_name_of_a_file():
     assert film.size == (64, 64)
     assert np.ptp(film.pixels) == 0
     assert isinstance(film.to_pil(), Image.Image)
+
+
+# ---- attention and composed reports
+
+
+def test_attention_is_the_model_s_and_chooses_the_regions(models, films):
+    model, processor = models.classifier
+    with torch.no_grad():
+        outputs = model(pixel_values=models._pixels(processor, films))
+    attended = models.attend(films)
+    assert [findings for findings, _ in attended] == models.classify(films)
+    several = set()
+    for number, (findings, maps) in enumerate(attended):
+        assert list(maps) == [finding["name"] for finding in findings]
+        for label, finding in enumerate(findings):
+            attention = maps[finding["name"]]
+            assert attention.shape == outputs.attention.shape[-2:]
+            assert attention.sum() == pytest.approx(1, abs=1e-4)
+            shared = 0 if outputs.attention.shape[1] == 1 else label
+            np.testing.assert_allclose(attention, outputs.attention[number, shared].numpy(), atol=1e-5)
+            if finding["name"] != "No Finding":
+                assert finding["regions"] == choose_regions(finding["name"], attention)
+            several.add((finding["name"], str(finding["regions"])))
+    assert len(several) > len(findings), "films differ in it"
+
+
+def test_composed_readings_are_readings(models, films):
+    given = Scanpath.from_relative([0.1, 0.9], [0.5, 0.5], [0.2, 0.3])
+    gaze = [None, given, None, None, None]
+    for reading, known in zip(models.compose(films, gaze, "template"), models.read(films, gaze), strict=True):
+        assert (reading.film, reading.findings, reading.gaze) == (known.film, known.findings, known.gaze)
+        assert reading.scanpath == known.scanpath
+        assert reading.sentences == ReportComposer().compose(reading.findings)
+        assert reading.report == " ".join(sentence.text for sentence in reading.sentences)
+        sources = [sentence.source for sentence in reading.evidence.sentences]
+        assert sources == ["template"] * len(reading.sentences)
+    with pytest.raises(ValueError, match="films: 5, scanpaths: 1; each film needs one"):
+        next(models.compose(films, [None]))
+    assert list(models.compose([])) == []
+
+
+def test_a_random_language_model_leaves_the_templates(models, films):
+    composed, plain = (list(models.compose(films, writer=writer)) for writer in ("model", "template"))
+    assert [reading.sentences for reading in composed] == [reading.sentences for reading in plain]
+
+
+def test_any_writer_composes(models, films):
+    asked = []
+
+    def writer(keywords):
+        asked.append(keywords)
+        return [phrase(keyword, (keyword.finding,)) for keyword in keywords]
+
+    readings = list(models.compose(films, writer=writer))
+    expected = [ReportComposer().keywords(reading.findings) for reading in readings]
+    assert asked == [keywords for keywords in expected if keywords]
+    for reading, keywords in zip(readings, expected, strict=True):
+        written = sorted(s.finding for s in reading.sentences if s.source == "model")
+        assert written == sorted(keyword.finding for keyword in keywords)
+        assert reading.evidence.model["name"] == models.name
+    assert any(s.source == "model" for reading in readings for s in reading.evidence.sentences)
+
+
+def test_the_evidence_names_the_chat_model(models, films):
+    (reading,) = models.compose(films[:1], writer=ChatWriter(lambda messages: "", name="chat"))
+    assert reading.evidence.model["name"] == f"{models.name}, chat"
+
+
+@pytest.mark.parametrize("writer", ["models", "", None, 3])
+def test_what_is_no_writer_is_refused_at_once(models, films, writer):
+    with pytest.raises(ValueError, match='writer must be "model", "template" or a callable'):
+        models.compose(films, writer=writer)
+
+
+def test_the_language_model_writes_about_each_finding_alone(models, films, monkeypatch):
+    """A greedy draft; where it does not pass, drafts that are drawn, whose first sentence that passes is taken."""
+    calls = []
+
+    def generate(self, pixels, scanpaths, known, sample=False):
+        calls.append((len(pixels), known, sample))
+        assert len(pixels) == len(scanpaths) == len(known) <= self.batch_size + 1
+        (said, *_) = zip(*known, strict=True)
+        if not sample:
+            return [f"The {name.lower()} is large. There is {name.lower()}." for name in said]
+        return ["Nothing.", f"There is {said[0].lower()} present.", "Nothing at all.", "There is no finding."]
+
+    monkeypatch.setattr(ReadingPipeline, "_generate", generate)
+    readings = list(models.compose(films))
+    keywords = [keyword for reading in readings for keyword in ReportComposer().keywords(reading.findings)]
+    greedy = [names for _, known, sample in calls if not sample for names in known]
+    assert greedy == [[pipelines.canonical(keyword.finding)] for keyword in keywords]
+    passed = {"Cardiomegaly", "Pleural Effusion", "Lung Opacity", "Lung Lesion", "Emphysema"}
+    for reading in readings:
+        said = {sentence.finding: sentence for sentence in reading.sentences if sentence.finding}
+        for keyword in ReportComposer().keywords(reading.findings):
+            words, sentence = pipelines.canonical(keyword.finding), said[keyword.finding]
+            if words in passed:
+                assert (sentence.text, sentence.source) == (f"There is {words.lower()}.", "model")
+            else:
+                assert sentence.source == "template", "a hernia is not hiatal yet"
+    assert any(keyword.finding in passed for keyword in keywords)
+    drawn = [known for count, known, sample in calls if sample]
+    assert all(len(known) == 4 and {names[0] for names in known} == {known[0][0]} for known in drawn)
+    assert {known[0][0] for known in drawn} == {"Hernia"} & {k.finding for k in keywords}
+
+
+def test_a_film_s_composed_report_does_not_depend_on_its_batch(models, films, monkeypatch):
+    drafts = []
+    monkeypatch.setattr(pipelines, "written_for", lambda keyword, draft, findings: drafts.append(draft))
+    list(models.compose(films))
+    together = set(drafts)
+    drafts.clear()
+    for film in films[::-1]:
+        list(models.compose([film]))
+    assert set(drafts) == together
+    assert len(together) > 5
 
 
 # ---- gaze and text

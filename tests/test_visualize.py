@@ -15,6 +15,7 @@ from gaze_vlm.visualize import (
     MIN_RADIUS,
     RADIUS,
     animate_scanpath,
+    draw_attention,
     draw_density,
     draw_heatmap,
     draw_scanpath,
@@ -156,6 +157,61 @@ SENTENCES = [
     {"text": "The heart is enlarged.", "start": 0.0, "end": 0.4},
     {"text": "The lungs are clear.", "start": 0.6, "end": 1.2},
 ]
+
+
+def panels(picture, film, count, columns):
+    """The changes of each panel below its title."""
+    rows, width = -(-count // columns), picture.width // columns
+    height = picture.height // rows
+    top = height - to_grey(film, width).height
+    corners = [(n % columns * width, n // columns * height) for n in range(count)]
+    return [difference(picture.crop((x, y + top, x + width, y + height)), film) for x, y in corners]
+
+
+def test_each_map_lies_over_a_film_of_its_own(film):
+    left, right = np.zeros((5, 8)), np.zeros((5, 8))
+    left[1, 1] = right[3, 6] = 7.0
+    picture = draw_attention(
+        film, {"left": left, "right": right, "flat": np.ones((2, 2)), "none": np.zeros((3, 3))}, size=300
+    )
+    assert picture.size == (900, 2 * (200 + 21))
+    on_left, on_right, flat, none = panels(picture, film, 4, 3)
+    for changes, (x, y), (away_x, away_y) in (
+        (on_left, (1.5 / 8, 1.5 / 5), (6.5 / 8, 3.5 / 5)),
+        (on_right, (6.5 / 8, 3.5 / 5), (1.5 / 8, 1.5 / 5)),
+    ):
+        assert around(changes, x, y).min() > 60
+        assert around(changes, away_x, away_y).max() <= 4
+    assert flat.max() <= 4 and none.max() <= 4
+    assert not np.asarray(picture)[221:, 300:].any(), "nothing where no map is left"
+
+
+def test_panels_share_one_scale_and_maps_have_any(film):
+    weak, strong = 1 + np.eye(8), 1 + 30 * np.eye(8)
+    together = panels(draw_attention(film, {"weak": weak, "strong": strong}, size=300), film, 2, 2)
+    assert together[0].mean() < together[1].mean() / 2
+    (alone,) = panels(draw_attention(film, {"weak": weak}, size=300), film, 1, 1)
+    assert alone.mean() > together[0].mean(), "by itself it is its own measure"
+    assert draw_attention(film, {"weak": weak * 1e-300}).tobytes() == draw_attention(film, {"weak": weak}).tobytes()
+
+
+def test_names_stand_above_the_panels(film):
+    maps = {"Edema": np.ones((2, 2)), "Enlarged Cardiomediastinum of a film, 0.99": np.ones((2, 2))}
+    titles = np.asarray(draw_attention(film, maps, size=300))[:21]
+    for first in (0, 300):
+        lit = np.flatnonzero(titles[:, first : first + 300].max(axis=(0, 2)) > 128)
+        assert len(lit) and lit[0] >= 3 and lit[-1] < 297, "in its own panel"
+    assert draw_attention(film, {"": np.ones((1, 1))}, size=64).size == (64, 47)
+
+
+@pytest.mark.parametrize(
+    "attention", [np.ones(4), np.ones((0, 3)), np.full((2, 2), np.nan), np.array([[1.0, -1.0]]), np.array([[np.inf]])]
+)
+def test_what_is_no_map_is_named(attention, film):
+    with pytest.raises(ValueError, match="Edema: a map must be"):
+        draw_attention(film, {"Edema": attention})
+    with pytest.raises(ValueError, match="no map to draw"):
+        draw_attention(film, {})
 
 
 def decoded(path):

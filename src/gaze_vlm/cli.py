@@ -196,10 +196,9 @@ def reading_document(path: str, model: str, reading) -> dict:
     }
 
 
-def read_all(batch: Batch, models, gaze, out: Path | None, overwrite: bool, quiet: bool) -> list[dict]:
-    """Read every film of a batch: documents for --json, files in --out, words on the terminal."""
+def read_all(batch: Batch, models, readings, out: Path | None, overwrite: bool, quiet: bool) -> list[dict]:
+    """The readings of a batch's films: documents for --json, files in --out, words on the terminal."""
     documents, taken = [], set()
-    readings = models.read(batch.films, gaze)
     for path, reading in zip(batch.paths, tracked(readings, len(batch.films), quiet), strict=True):
         documents.append(reading_document(path, models.name, reading))
         if not quiet:
@@ -227,6 +226,17 @@ def report(
             help="Recorded gaze for a single image: JSON or CSV with x, y, duration[, onset].", show_default=False
         ),
     ] = None,
+    composer: Annotated[
+        bool, typer.Option("--composer", help="Compose the report finding by finding (Eyes on the Image).")
+    ] = False,
+    writer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the composer's sentences: model (the default), template, or a chat model's folder or Hub "
+            "repository.",
+            show_default=False,
+        ),
+    ] = None,
     out: Out = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -235,6 +245,9 @@ def report(
     """Report, findings, scanpath and evidence of each film."""
     from .scanpath import ScanpathError
 
+    if writer is not None and not composer:
+        complain("--writer goes with --composer")
+        raise typer.Exit(2)
     batch = read_films(images)
     given = None
     if gaze is not None:
@@ -248,10 +261,25 @@ def report(
             raise typer.Exit(2) from None
     with waiting("Loading the models", as_json):
         models = pipeline(model)
-    documents = read_all(batch, models, given, out, overwrite, quiet=as_json)
+        sentences = writer_of(writer or "model") if composer else None
+    readings = models.compose(batch.films, given, sentences) if composer else models.read(batch.films, given)
+    documents = read_all(batch, models, readings, out, overwrite, quiet=as_json)
     if as_json:
         print_json(documents)
     batch.finish()
+
+
+def writer_of(name: str):
+    """What `ReadingPipeline.compose` takes; one line and status 2 for a chat model that cannot be loaded."""
+    from .chat_writer import ChatWriter
+
+    if name in ("model", "template"):
+        return name
+    try:
+        return ChatWriter.from_pretrained(name)
+    except ValueError as error:
+        complain(f"--writer {error}")
+        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -348,18 +376,40 @@ def scanpath_table(path) -> Table:
 
 
 @app.command()
-def classify(images: Images, as_json: Json = False, model: Model = None) -> None:
-    """Findings of each film with their probabilities."""
+def classify(
+    images: Images,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    model: Model = None,
+) -> None:
+    """Findings of each film with their probabilities; in --out a picture of the attention of those present."""
+    from .visualize import draw_attention
+
     batch = read_films(images)
     with waiting("Loading the models", as_json):
         models = pipeline(model)
-    found = (one for films in models.batches(batch.films) for one in models.classify(films))
-    documents = []
-    for path, findings in zip(batch.paths, tracked(found, len(batch.films), as_json), strict=True):
+    found = (one for films in models.batches(batch.films) for one in models.attend(films))
+    documents, taken = [], set()
+    for path, film, (findings, attention) in zip(
+        batch.paths, batch.films, tracked(found, len(batch.films), as_json), strict=True
+    ):
         documents.append({"image": path, "model": models.name, "findings": findings})
         if not as_json:
             console.rule(shown(path), align="left")
             console.print(findings_table(findings))
+        if out is not None:
+            image, folder = film.to_pil("L"), folder_for(out, path, taken)
+            maps = {
+                f"{finding['name']} {finding['probability']:.2f}": attention[finding["name"]]
+                for finding in sorted(findings, key=lambda finding: -finding["probability"])
+                if finding["present"]
+            }
+            files = {"attention.png": lambda file, image=image, maps=maps: draw_attention(image, maps).save(file)}
+            try:
+                write(folder, files, overwrite)
+            except OutputError as error:
+                batch.fail(str(error))
     if as_json:
         print_json(documents)
     batch.finish()
@@ -383,7 +433,7 @@ def demo(
             out, number = Path(f"gaze-vlm-demo-{number}"), number + 1
     with waiting("Loading the models", as_json):
         models = pipeline(model)
-    documents = read_all(batch, models, None, out, overwrite, quiet=as_json)
+    documents = read_all(batch, models, models.read(batch.films), out, overwrite, quiet=as_json)
     if as_json:
         print_json(documents)
     else:

@@ -2,16 +2,18 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from transformers import AutoModel, AutoProcessor
 
 from . import __version__
+from .chat_writer import ChatWriter
 from .evidence import EvidenceBundle, link_evidence
 from .findings import FINDING_REGIONS, FINER_FINDINGS, NO_FINDING
 from .images import Film
@@ -21,8 +23,9 @@ from .models.modeling_scanpath_predictor import ScanpathSamples
 from .models.modeling_vision_tower import patch_tokens
 from .models.processing_gaze_vlm import pad_fixations
 from .models.processing_scanpath_predictor import scanpath_records
-from .report_composer import REPORTED, ComposedSentence, ReportComposer, choose_regions
+from .report_composer import REPORTED, ComposedSentence, ReportComposer, Writer, choose_regions, written_for
 from .report_composer import text as join
+from .report_sentences import canonical
 from .scanpath import Scanpath
 from .tasks import report_messages
 
@@ -134,19 +137,29 @@ class ReadingPipeline:
 
     # ---- what they do
 
-    @torch.no_grad()
     def classify(self, films: Sequence[Film]) -> list[list[dict]]:
         """Findings of each film: `{"name", "probability", "present", "regions": [{"name", "box"}]}`.
 
         A finding is present from its threshold on, unless No Finding is and is likelier; No Finding also when nothing
         else is.
         """
+        return [findings for findings, _ in self.attend(films)]
+
+    @torch.no_grad()
+    def attend(self, films: Sequence[Film]) -> list[tuple[list[dict], dict[str, np.ndarray]]]:
+        """Of each film its findings, as `classify` gives them, and name -> the attention that each of them got.
+
+        Attention is (rows, columns) float32 over the whole film, row 0 on top; a map sums to 1.
+        """
         model, processor = self.classifier
         found = []
         for batch in self.batches(films):
             outputs = model(pixel_values=self._pixels(processor, batch))
-            found += processor.post_process_findings(outputs, model.config)
-        return [_settle(records) for records in found]
+            attention = outputs.attention.float().expand(-1, model.config.num_labels, -1, -1).cpu().numpy()
+            for records, maps in zip(processor.post_process_findings(outputs, model.config), attention, strict=True):
+                named = {record["name"]: one for record, one in zip(records, maps, strict=True)}
+                found.append((_settle(records, named), named))
+        return found
 
     def predict_scanpaths(
         self, films: Sequence[Film], text: str | None = None, num_samples: int = 1, seed: int | None = None
@@ -217,30 +230,51 @@ class ReadingPipeline:
         return {"text_states": states, "attention_mask": mask}
 
     def read(self, films: Sequence[Film], gaze: Sequence[Scanpath | None] | None = None) -> Iterator[Reading]:
-        """Readings in the order of the films, as they are ready.
+        """Readings in the order of the films, as they are ready; the reports are GazeVLM's, made to agree.
 
         Args:
             gaze: a recorded scanpath for each film, None where there is none; predicted there.
         """
+        return self._read(films, gaze, self._reconciled, self.name)
+
+    def compose(
+        self,
+        films: Sequence[Film],
+        gaze: Sequence[Scanpath | None] | None = None,
+        writer: Literal["model", "template"] | Writer = "model",
+    ) -> Iterator[Reading]:
+        """Readings as `read` gives them, with reports composed finding by finding (`ReportComposer.compose`).
+
+        Args:
+            gaze: as for `read`.
+            writer: of the sentences: "model", the GazeVLM, which writes a report about each finding alone, of which
+                the first sentence that passes is taken; "template"; or any writer, such as a `ChatWriter`.
+        """
+        if writer not in ("model", "template") and not callable(writer):
+            raise ValueError(f'writer must be "model", "template" or a callable, got {writer!r}')
+        name = f"{self.name}, {writer.name}" if isinstance(writer, ChatWriter) else self.name
+        return self._read(films, gaze, partial(self._composed, writer=writer), name)
+
+    def _read(self, films, gaze, report: Callable, name: str) -> Iterator[Reading]:
+        """`report`: pixels, scanpaths and findings of a batch -> the sentences of each film."""
         gaze = list(gaze) if gaze is not None else [None] * len(films)
         if len(gaze) != len(films):
             raise ValueError(f"films: {len(films)}, scanpaths: {len(gaze)}; each film needs one (or None)")
         for batch in self.batches(list(zip(films, gaze, strict=True))):
-            yield from self._read_batch([film for film, _ in batch], [scanpath for _, scanpath in batch])
+            yield from self._read_batch([film for film, _ in batch], [path for _, path in batch], report, name)
 
     @torch.no_grad()
-    def _read_batch(self, films: list[Film], given: list[Scanpath | None]) -> list[Reading]:
+    def _read_batch(self, films: list[Film], given: list[Scanpath | None], report, name: str) -> list[Reading]:
         findings = self.classify(films)
         _, processor = self.vlm
         pixels = self._pixels(processor, films)
         scanpaths, sources = self._gaze(films, pixels, given)
-        listed = [[record["name"] for record in records if record["present"]] for records in findings]
-        known = [[name for name in REPORTED if name in names and name != NO_FINDING] for names in listed]
-        drafts = self._write(pixels, scanpaths, known)
-        composer = ReportComposer()
+        reported = [[record for record in records if record["name"] in PLACED] for records in findings]
+        reports = report(pixels, scanpaths, reported)
         readings = []
-        for film, records, scanpath, source, draft in zip(films, findings, scanpaths, sources, drafts, strict=True):
-            sentences = composer.reconcile(draft, [record for record in records if record["name"] in PLACED])
+        for film, records, scanpath, source, sentences in zip(
+            films, findings, scanpaths, sources, reports, strict=True
+        ):
             evidence = link_evidence(
                 join(sentences),
                 records,
@@ -252,11 +286,45 @@ class ReadingPipeline:
                     "width": film.size[0],
                     "height": film.size[1],
                 },
-                model={"name": self.name, "version": __version__},
+                model={"name": name, "version": __version__},
                 gaze=source,
             )
             readings.append(Reading(film, records, scanpath, source, sentences, evidence))
         return readings
+
+    def _reconciled(self, pixels, scanpaths, findings: list[list[dict]]) -> list[list[ComposedSentence]]:
+        listed = [{record["name"] for record in records if record["present"]} for records in findings]
+        known = [[name for name in REPORTED if name in names and name != NO_FINDING] for names in listed]
+        drafts = self._write(pixels, scanpaths, known, lambda row, text: _disagreement(text, known[row]))
+        return [ReportComposer().reconcile(draft, records) for draft, records in zip(drafts, findings, strict=True)]
+
+    def _composed(self, pixels, scanpaths, findings: list[list[dict]], writer) -> list[list[ComposedSentence]]:
+        if writer == "template":
+            return [ReportComposer().compose(records) for records in findings]
+        if writer != "model":
+            return [ReportComposer().compose(records, writer) for records in findings]
+        candidates = self._write_alone(pixels, scanpaths, findings)
+        return [
+            ReportComposer().compose(records, lambda keywords, known=known: known)
+            for records, known in zip(findings, candidates, strict=True)
+        ]
+
+    def _write_alone(self, pixels, scanpaths, findings: list[list[dict]]) -> list[list[str | None]]:
+        """A candidate for each keyword of each film, from reports about its finding alone; None where none passes."""
+        asked = [(row, word) for row, records in enumerate(findings) for word in ReportComposer().keywords(records)]
+        candidates: list[list[str | None]] = [[] for _ in findings]
+        for batch in self.batches(asked):
+            rows = [row for row, _ in batch]
+            passing = [partial(written_for, keyword, findings=findings[row]) for row, keyword in batch]
+            drafts = self._write(
+                pixels[rows],
+                [scanpaths[row] for row in rows],
+                [[canonical(keyword.finding)] for _, keyword in batch],
+                lambda number, draft, passing=passing: passing[number](draft) is None,
+            )
+            for row, first, draft in zip(rows, passing, drafts, strict=True):
+                candidates[row].append(first(draft))
+        return candidates
 
     def _gaze(self, films, pixels, given) -> tuple[list[Scanpath], list[str]]:
         """Each film's gaze and where it comes from; a given scanpath without a fixation counts as none."""
@@ -272,15 +340,25 @@ class ReadingPipeline:
             sources.append("given" if path else "predicted")
         return scanpaths, sources
 
-    def _write(self, pixels, scanpaths: list[Scanpath], known: list[list[str]], drafts: int = 4) -> list[str]:
-        """A draft of each report: the greedy one, or the best of some more where it misses a finding or adds one."""
+    def _write(
+        self,
+        pixels,
+        scanpaths: list[Scanpath],
+        known: list[list[str]],
+        fault: Callable[[int, str], int],
+        drafts: int = 4,
+    ) -> list[str]:
+        """A draft of each report: the greedy one, or the best of some more where it has a fault.
+
+        `fault`: of a row and its text, 0 where nothing is wrong.
+        """
         best = self._generate(pixels, scanpaths, known)
         for row, (text, names) in enumerate(zip(best, known, strict=True)):
-            if not _disagreement(text, names):
+            if not fault(row, text):
                 continue
             with _seeded(self.device):  # each film anew: its report does not depend on what else is in the batch
                 more = self._generate(pixels[[row] * drafts], [scanpaths[row]] * drafts, [names] * drafts, sample=True)
-            best[row] = min([text, *more], key=lambda draft, names=names: _disagreement(draft, names))
+            best[row] = min([text, *more], key=partial(fault, row))
         return best
 
     def _generate(self, pixels, scanpaths, known, sample: bool = False) -> list[str]:
@@ -328,8 +406,8 @@ def _seeded(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _settle(records: list[dict]) -> list[dict]:
-    """Findings that agree with one another, each with its regions.
+def _settle(records: list[dict], attention: dict[str, np.ndarray]) -> list[dict]:
+    """Findings that agree with one another, each with the regions that its attention chooses.
 
     A mass is a lung lesion. Where No Finding reaches its threshold and nothing is likelier there is nothing else; and
     where nothing reaches its threshold there is No Finding.
@@ -346,7 +424,7 @@ def _settle(records: list[dict]) -> list[dict]:
             "name": record["name"],
             "probability": round(record["probability"], 4),
             "present": record["name"] in present,
-            "regions": choose_regions(record["name"], record["box"]) if record["name"] in PLACED else [],
+            "regions": choose_regions(record["name"], attention[record["name"]]) if record["name"] in PLACED else [],
         }
         for record in records
     ]

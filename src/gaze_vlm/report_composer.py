@@ -11,88 +11,26 @@ the sentences; it is no severity, so no template grades a finding, and none hedg
 
 from __future__ import annotations
 
-import json
 import re
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .findings import FINDING_REGIONS, FINDINGS, FINER_FINDINGS, NO_FINDING, READING_ORDER, REGIONS, implied
-from .labeler import Mention, Side, label, sentences
+import numpy as np
 
-Box = tuple[float, float, float, float]
+from .findings import FINDING_REGIONS, FINDINGS, FINER_FINDINGS, NO_FINDING, READING_ORDER, REGIONS, Region, implied
+from .labeler import Mention, Side, label, sentences
+from .report_sentences import MIDLINE, NAMES, SIGNS, WIDE, Box, Keyword, canonical, capital, is_whole, phrase, says
+
 Finding = dict[str, Any]
+Writer = Callable[[list[Keyword]], Sequence[str | None]]
+"""Keywords -> a candidate for the sentence of each, None where there is none; `ReportComposer.compose` checks them."""
 
 # What a report names; the other finer findings go by the finding they are a kind of.
 REPORTED = (*FINDINGS, *(name for name, finding in FINER_FINDINGS.items() if finding is None))
 
 _ORDER = {name: place for place, name in enumerate(name for stage in READING_ORDER for name in stage.findings)}
 _ORDER |= {finer: _ORDER[name] for finer, name in FINER_FINDINGS.items() if name}
-_WIDE = "Enlarged Cardiomediastinum"
-
-# Finding -> its wordings. One with an article becomes a plural where the finding is on both sides.
-_NOUNS: dict[str, tuple[str, ...]] = {
-    "Lung Opacity": ("airspace opacity", "hazy opacity", "ill-defined opacity"),
-    "Lung Lesion": ("a pulmonary lesion", "a focal lung lesion"),
-    "Edema": ("pulmonary edema", "interstitial edema"),
-    "Consolidation": ("consolidation", "confluent consolidation"),
-    "Pneumonia": ("pneumonia",),
-    "Atelectasis": ("atelectasis", "atelectatic change"),
-    "Pneumothorax": ("pneumothorax",),
-    "Pleural Effusion": ("a pleural effusion", "pleural fluid"),
-    "Pleural Other": ("pleural disease", "pleural reaction"),
-    "Fracture": ("a fracture",),
-    "Support Devices": ("a support device",),
-    "Infiltration": ("an infiltrate", "patchy infiltration"),
-    "Mass": ("a mass", "a pulmonary mass"),
-    "Nodule": ("a nodule", "a pulmonary nodule"),
-    "Fibrosis": ("fibrosis", "fibrotic change"),
-    "Pleural Thickening": ("pleural thickening",),
-    "Emphysema": ("emphysema", "emphysematous change"),
-}
-_FRAMES = ("There {is} {noun}{place}.", "{noun} {is} seen{place}.", "The film shows {noun}{place}.")
-
-# A finding and listed findings above it -> the sign that names those, so that one sentence says them all.
-_SIGNS: dict[tuple[str, ...], str] = {
-    **dict.fromkeys([(name, "Lung Opacity") for name in ("Lung Lesion", "Mass", "Nodule")], "a rounded opacity"),
-    **dict.fromkeys([(name, "Lung Opacity") for name in ("Consolidation", "Pneumonia")], "airspace opacity"),
-    ("Edema", "Lung Opacity"): "hazy opacity",
-    ("Atelectasis", "Lung Opacity"): "linear opacity",
-    ("Pneumonia", "Consolidation"): "consolidation",
-    ("Pneumonia", "Consolidation", "Lung Opacity"): "consolidative opacity",
-}
-_SIGN_FRAMES = ("There {is} {sign}{place}, consistent with {noun}.", "{sign}{place} {is} in keeping with {noun}.")
-
-# What lies in the middle has no side, and sentences of its own.
-_MIDLINE: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("Cardiomegaly",): ("The heart is enlarged.", "The cardiac silhouette is enlarged.", "There is cardiomegaly."),
-    (_WIDE,): ("The mediastinum is widened.", "There is mediastinal widening."),
-    ("Cardiomegaly", _WIDE): ("The cardiomediastinal silhouette is enlarged.",),
-    ("Hernia",): ("There is a hiatal hernia.", "A hiatal hernia projects behind the heart."),
-}
-_NAMES = {finding: re.sub("^an? ", "", nouns[0]) for finding, nouns in _NOUNS.items()}
-_NAMES |= {"Cardiomegaly": "cardiomegaly", _WIDE: "mediastinal widening", "Hernia": "hiatal hernia"}
-
-# Region without its side -> place, {} for the side; then what some findings say otherwise.
-_PLACES: dict[str, str] = {
-    **{name: f"in {{}} {name}" for name in ("lung", "upper lung zone", "mid lung zone", "lower lung zone")},
-    "hilar structures": "in {} perihilar region",
-    "costophrenic angle": "in {} lower lung zone",
-    "clavicle": "in {} upper lung zone",
-    "cardiac silhouette": "in the retrocardiac region",
-    "upper mediastinum": "beside the mediastinum",
-    "trachea": "",
-}
-_PLEURAL = dict.fromkeys(("upper lung zone", "clavicle"), "in {} apical region") | {"lung": "along {} chest wall"}
-_PLEURAL |= dict.fromkeys(("lower lung zone", "costophrenic angle"), "at {} lung base")
-_OWN_PLACES: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("Pneumothorax", "Pleural Effusion", "Pleural Other", "Pleural Thickening"), _PLEURAL),
-    "Edema": {"cardiac silhouette": "around the heart"},
-    "Emphysema": {"cardiac silhouette": ""},
-    "Fracture": {"lung": "along {} chest wall", "clavicle": "in {} clavicle", "upper mediastinum": "in the spine"},
-    "Support Devices": {stem: f"projecting over {{}} {stem}" for stem in _PLACES},
-}
 
 # The finding behind which it is said -> what is normal there, the widest statement first.
 _NORMAL: dict[str, tuple[str, ...]] = {
@@ -102,45 +40,7 @@ _NORMAL: dict[str, tuple[str, ...]] = {
     "Fracture": ("The bony structures are intact.",),
 }
 _IMPRESSION = re.compile(r"(?:in )?(?:impression|conclusion|summary|overall)\b", re.IGNORECASE)
-_STOP, _WORD = re.compile(r"[\w)%]\.$"), re.compile(r"[^\W\d_]+")
-_STUMP = re.compile(
-    r"\b(?:an?|the|no|is|are|was|were|be|has|have|of|and|or|with|without|in|on|at|to|for|from|by|as|than)\.$"
-)
-
-_PROMPT = """\
-Write the text of a chest X-ray report for a frontal film.
-
-Each line below is one keyword, the most certain first, as a JSON object: "finding" is what is seen, "confidence" how
-sure the image classifier is (0 to 1), "region" the part of the thorax where it was seen or null, "side" the patient's
-side ("left", "right", "both") or null.
-
-- Give every keyword one sentence that states it plainly as present, without doubt, grade or measurement.
-- Name a region or a side only where the keyword has one.
-- Mention nothing abnormal that is not among the keywords. What they leave out may be called normal.
-- Do not compare with earlier films. Answer with plain sentences only, the last one a summary.
-
-Keywords:
-"""
-
-
-@dataclass(frozen=True)
-class Keyword:
-    """What one sentence has to say.
-
-    Args:
-        finding: a name of `findings.FINDINGS` or `findings.FINER_FINDINGS`.
-        confidence: the classifier's probability, 0..1.
-        region: the first of the record's regions. None where the record has none, or has all that the dictionary
-            knows for the finding, which says nothing about its place.
-        side: the patient's side; "both" where the record has the region on both sides.
-        box: of the region (of both, where it is on both sides), x1, y1, x2, y2 in 0..1 from the top left.
-    """
-
-    finding: str
-    confidence: float
-    region: str | None = None
-    side: Side | None = None
-    box: Box | None = None
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -160,30 +60,65 @@ def text(composed: Iterable[ComposedSentence]) -> str:
     return " ".join(sentence.text for sentence in composed)
 
 
-def choose_regions(finding: str, attention_box: Sequence[float] | None = None) -> list[dict[str, Any]]:
+def choose_regions(finding: str, attention: np.ndarray | None = None) -> list[dict[str, Any]]:
     """The finding's regions of the dictionary, those that the classifier attended to first.
 
-    `attention_box` is x1, y1, x2, y2 in 0..1 from the top left. A region counts by the share of it that the box
-    covers, then by the distance of the centres; kept are those with at least half the share of the best one, or the
-    nearest where the box meets none. Without a box all of them, in the dictionary's order. Each is {"name", "box"}.
+    A region counts by the attention in its box per unit of area, of which only what exceeds even attention is counted;
+    kept are those with at least half as much as the best. A map that says nothing about them (none, nowhere 1 % above
+    even, or above it only elsewhere) leaves all, in the dictionary's order.
+
+    Half, and excess, were chosen on the boxes of NIH ChestX-ray14 and RSNA, most of them of training films: of 165
+    pairs of film and finding the sides are named exactly for 78 %, with a third of the best for 74 %, with three
+    quarters for 74 %, by whole density at its best share (0.85) for 69 %, by the dictionary's first region for 35 %.
+
+    Args:
+        finding: a name of `findings.FINDINGS` or `findings.FINER_FINDINGS`.
+        attention: (rows, columns) over the whole film, row 0 on top; not negative, on any scale.
+
+    Returns:
+        `{"name", "box"}` each, boxes x1, y1, x2, y2 in 0..1 from the top left.
     """
     if finding not in FINDING_REGIONS:
         raise ValueError(f"unknown finding {finding!r}; allowed: {', '.join(FINDING_REGIONS)}")
     regions = [REGIONS[link.region] for link in FINDING_REGIONS[finding]]
-    if attention_box is not None and regions:
-        x1, y1, x2, y2 = attention_box
-        if not (x1 < x2 and y1 < y2):
-            raise ValueError(f"attention_box: {tuple(attention_box)}, expected x1 < x2 and y1 < y2")
-        ranked = []
-        for region in regions:
-            left, top, right, bottom = region.box
-            width, height = min(x2, right) - max(x1, left), min(y2, bottom) - max(y1, top)
-            share = max(width, 0.0) * max(height, 0.0) / region.area
-            ranked.append((-share, (x1 + x2 - left - right) ** 2 + (y1 + y2 - top - bottom) ** 2, region))
-        ranked.sort(key=lambda row: row[:2])
-        best = ranked[0][0]
-        regions = [region for share, _, region in ranked if share <= best / 2] if best else [ranked[0][2]]
+    if attention is not None and regions:
+        excess = _above_even(attention)
+        density = np.array([_density(excess, region) for region in regions])
+        if density.max() > 0:
+            ranked = np.argsort(-density, kind="stable")
+            regions = [regions[i] for i in ranked if density[i] >= 0.5 * density.max()]
     return [{"name": region.name, "box": list(region.box)} for region in regions]
+
+
+def _above_even(attention: np.ndarray) -> np.ndarray:
+    """(rows, columns) attention above even, in units of even attention; all zero for a flat map."""
+    attention = np.asarray(attention, np.float64)
+    if attention.ndim != 2 or not attention.size:
+        raise ValueError(f"attention: shape {attention.shape}, expected (rows, columns)")
+    wrong = np.argwhere(~(np.isfinite(attention) & (attention >= 0)))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ValueError(f"attention: {attention[row, column]} in row {row}, column {column}; expected 0 or more")
+    attention = attention / (attention.max() or 1.0)  # so that no sum overflows
+    excess = np.maximum(attention / (attention.mean() or 1.0) - 1, 0)
+    return excess if excess.max() >= 0.01 else np.zeros_like(excess)
+
+
+def _density(values: np.ndarray, region: Region) -> float:
+    """Mean of a map over a region's box, cells by the share of them that lies in it."""
+    x1, y1, x2, y2 = region.box
+    rows, columns = (
+        np.clip(np.minimum(high, (np.arange(count) + 1) / count) - np.maximum(low, np.arange(count) / count), 0, None)
+        for count, low, high in zip(values.shape, (y1, x1), (y2, x2), strict=True)
+    )
+    return float(rows @ values @ columns / region.area)
+
+
+def written_for(keyword: Keyword, draft: str, findings: Sequence[Finding]) -> str | None:
+    """The first sentence of a draft that `report_sentences.says` passes for a keyword of the findings, if one does."""
+    names = _listed_names(findings)
+    said = (capital(" ".join(draft[start:end].split())) for start, end in sentences(draft))
+    return next((sentence for sentence in said if says(sentence, keyword, names)), None)
 
 
 class ReportComposer:
@@ -195,27 +130,53 @@ class ReportComposer:
         above = {name for record in present for name in implied([record["name"]]) - {record["name"]}}
         return [_keyword(record) for record in present if record["name"] not in above]
 
-    def prompt(self, keywords: Sequence[Keyword]) -> str:
-        """Structured prompt for any chat model; pass its answer to `reconcile`."""
-        lines = [
-            {"finding": k.finding, "confidence": round(k.confidence, 2), "region": k.region, "side": k.side}
-            for k in keywords
-        ]
-        return _PROMPT + ("\n".join(map(json.dumps, lines)) or "(none: the film is normal)")
+    def compose(self, findings: Sequence[Finding], writer: Writer | None = None) -> list[ComposedSentence]:
+        """A report in the reading order: a sentence for each keyword, what is normal, and an impression.
 
-    def compose(self, findings: Sequence[Finding]) -> list[ComposedSentence]:
-        """A report from templates, in the reading order: what is present, what is normal, and an impression."""
-        listed = _listed(findings)
-        rows = [(_ORDER[s.finding], s) for s in self._state(findings, listed - {NO_FINDING})]
+        Args:
+            writer: writes the sentences of the keywords; one that `report_sentences.says` does not pass gives way to
+                its template. None: templates. What is normal and the impression are templates.
+
+        Raises:
+            ValueError: if the writer gives another number of candidates than there are keywords, or one that is no
+                text.
+        """
+        listed, keywords = _listed(findings), self.keywords(findings)
+        written = self._written(keywords, findings, writer) if writer and keywords else {}
+        rest = [keyword for keyword in keywords if keyword not in written]
+        missing = listed - {NO_FINDING}
+        for sentence in written.values():
+            missing -= label(sentence.text).positive()
+        said = [*written.values(), *self._state(findings, rest, missing)]
+        rows = [(_ORDER[sentence.finding], sentence) for sentence in said]
         for behind, statements in _NORMAL.items():
             true = [words for words in statements if all(_fits(m, findings) for m in label(words).mentions)]
             rows += [(_ORDER[behind], ComposedSentence(words)) for words in true[:1]]
-        names = [_NAMES[keyword.finding] for keyword in self.keywords(findings)]
+        names = [NAMES[keyword.finding] for keyword in keywords]
         together = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
         summary = (
             "Impression: no acute cardiopulmonary abnormality." if NO_FINDING in listed else f"Impression: {together}."
         )
         return [sentence for _, sentence in sorted(rows, key=lambda row: row[0])] + [ComposedSentence(summary)]
+
+    def _written(
+        self, keywords: list[Keyword], findings: Sequence[Finding], writer: Writer
+    ) -> dict[Keyword, ComposedSentence]:
+        """The writer's sentences that pass, each once."""
+        candidates = list(writer(keywords))
+        if len(candidates) != len(keywords):
+            raise ValueError(f"writer: {len(candidates)} candidates for {len(keywords)} keywords; each needs one")
+        listed = _listed_names(findings)
+        written: dict[Keyword, ComposedSentence] = {}
+        for keyword, candidate in zip(keywords, candidates, strict=True):
+            if not isinstance(candidate, str | None):
+                raise ValueError(f"writer: {candidate!r:.80} for {keyword.finding}; expected a text or None")
+            sentence = capital((candidate or "").strip())
+            if says(sentence, keyword, listed) and sentence not in {one.text for one in written.values()}:
+                written[keyword] = ComposedSentence(
+                    sentence, keyword.finding, keyword.confidence, keyword.region, keyword.box, "model"
+                )
+        return written
 
     def reconcile(self, report: str, findings: Sequence[Finding]) -> list[ComposedSentence]:
         """A language model's report, made to agree with the findings of the same image.
@@ -239,37 +200,38 @@ class ReportComposer:
                 result.append(sentence)
                 said.update(told, [words])
         missing = listed - label(text(result)).positive() - {NO_FINDING}
-        added = sorted(self._state(findings, missing), key=lambda s: _ORDER[s.finding])
+        records = [record for record in _present(findings) if canonical(record["name"]) in missing]
+        added = sorted(self._state(findings, self.keywords(records), missing), key=lambda s: _ORDER[s.finding])
         at = next((i for i, s in enumerate(result) if _is_impression(s.text)), len(result))
         merged = result[:at] + added + result[at:]
         return merged if result and label(text(merged)).positive() == listed else self.compose(findings)
 
-    def _state(self, findings: Sequence[Finding], missing: frozenset[str]) -> list[ComposedSentence]:
-        """Template sentences that assert `missing` (canonical names) and nothing else."""
-        records = {record["name"]: record for record in _present(findings) if _canonical(record["name"]) in missing}
-        keywords = {keyword: (keyword.finding,) for keyword in self.keywords(list(records.values()))}
-        for name in sorted(missing - {_canonical(keyword.finding) for keyword in keywords}):
-            for keyword, said in keywords.items():
-                can_say = (*said, name) in _SIGNS or (*said, name) in _MIDLINE
-                if can_say and _is_side_of(keyword.side, _records_of(name, None, findings)):
-                    keywords[keyword] = (*said, name)
+    def _state(
+        self, findings: Sequence[Finding], keywords: Sequence[Keyword], missing: frozenset[str]
+    ) -> list[ComposedSentence]:
+        """Template sentences for keywords that also assert what is `missing` (canonical names), and nothing else."""
+        spoken = {keyword: (keyword.finding,) for keyword in keywords}
+        for name in sorted(missing - {canonical(keyword.finding) for keyword in keywords}):
+            records = _records_of(name, None, findings)
+            for keyword, said in spoken.items():
+                can_say = (*said, name) in SIGNS or (*said, name) in MIDLINE
+                if can_say and _is_side_of(keyword.side, records):
+                    spoken[keyword] = (*said, name)
                     break
             else:
-                keywords[_keyword(records[name])] = (name,)
+                spoken[_keyword(records[0])] = (name,)
         return [
-            ComposedSentence(_phrase(k, said), k.finding, k.confidence, k.region, k.box)
-            for k, said in keywords.items()
+            ComposedSentence(phrase(k, said), k.finding, k.confidence, k.region, k.box) for k, said in spoken.items()
         ]
 
     def _keep(self, sentence: str, findings: Sequence[Finding], is_last: bool) -> ComposedSentence | None:
         """The sentence with what it asserts, or None where it cannot stay."""
-        sentence = _capital(" ".join(sentence.split()))
+        sentence = capital(" ".join(sentence.split()))
         mentions = label(sentence).mentions
         if mentions and sentence[-1].isalnum() and not is_last:  # a line of a list; the last one may be cut off
             sentence += "."
-        is_whole = _STOP.search(sentence) and not _STUMP.search(sentence)
-        is_whole = is_whole and (mentions or len(_WORD.findall(sentence)) >= 3)
-        if not is_whole or "XXX" in sentence.upper() or not all(_fits(mention, findings) for mention in mentions):
+        is_said = is_whole(sentence) and (mentions or len(_WORD.findall(sentence)) >= 3)
+        if not is_said or "XXX" in sentence.upper() or not all(_fits(mention, findings) for mention in mentions):
             return None
         told = [
             _keyword(_records_of(mention.finding, mention.detail, findings)[0], mention.side)
@@ -282,10 +244,6 @@ class ReportComposer:
         return ComposedSentence(sentence, first.finding, first.confidence, first.region, first.box, "model")
 
 
-def _canonical(name: str) -> str:
-    return FINER_FINDINGS.get(name) or name
-
-
 def _present(findings: Sequence[Finding]) -> list[Finding]:
     present = [record for record in findings if record["present"] and record["name"] != NO_FINDING]
     return sorted(present, key=lambda record: (-record["probability"], record["name"]))
@@ -293,13 +251,18 @@ def _present(findings: Sequence[Finding]) -> list[Finding]:
 
 def _listed(findings: Sequence[Finding]) -> frozenset[str]:
     """What the labeler shall read from the report; as there, a film with only devices has no finding."""
-    names = frozenset(_canonical(record["name"]) for record in _present(findings))
+    names = frozenset(canonical(record["name"]) for record in _present(findings))
     return names if names - {"Support Devices"} else names | {NO_FINDING}
+
+
+def _listed_names(findings: Sequence[Finding]) -> frozenset[str]:
+    """The names that a sentence may use: those listed, and what a report calls them."""
+    return _listed(findings) | {record["name"] for record in _present(findings)}
 
 
 def _records_of(finding: str, detail: str | None, findings: Sequence[Finding]) -> list[Finding]:
     """The present records that a mention can mean, the one with its very name first."""
-    records = [record for record in _present(findings) if _canonical(record["name"]) == finding]
+    records = [record for record in _present(findings) if canonical(record["name"]) == finding]
     exact = [record for record in records if record["name"] == detail]
     return exact or sorted(records, key=lambda record: record["name"] != finding)
 
@@ -318,14 +281,14 @@ def _fits(mention: Mention, findings: Sequence[Finding]) -> bool:
         records = _records_of(mention.finding, mention.detail, findings)
         return mention.finding in listed and not is_denied and _is_side_of(mention.side, records)
     # To deny what stands above a listed finding denies the finding; but a large heart may lie in a normal mediastinum.
-    return mention.status == "absent" and mention.finding not in listed | (implied(listed) - {_WIDE})
+    return mention.status == "absent" and mention.finding not in listed | (implied(listed) - {WIDE})
 
 
 def _keyword(record: Finding, side: Side | None = None) -> Keyword:
     """`side`: where a sentence has put the finding already."""
     name, confidence = record["name"], record["probability"]
     boxes = {region["name"]: tuple(region["box"]) for region in record["regions"]}
-    is_midline = (name,) in _MIDLINE
+    is_midline = (name,) in MIDLINE
     if side in ("left", "right"):
         boxes = {region: box for region, box in boxes.items() if REGIONS[region].side == side} or boxes
     elif side is None and not is_midline and set(boxes) == {link.region for link in FINDING_REGIONS[name]}:
@@ -343,38 +306,5 @@ def _keyword(record: Finding, side: Side | None = None) -> Keyword:
     return Keyword(name, confidence, region, "both", hull)
 
 
-def _pick(wordings: Sequence[Any], *key: str | None) -> Any:
-    """The same wording for the same key, on every machine."""
-    return wordings[zlib.crc32(repr(key).encode()) % len(wordings)]
-
-
 def _is_impression(statement: str) -> bool:
     return bool(_IMPRESSION.match(statement)) or any(m.finding == NO_FINDING for m in label(statement).mentions)
-
-
-def _numbered(noun: str, is_both: bool) -> tuple[str, str]:
-    """The noun and its verb: "a mass", "is" becomes "masses", "are" on both sides."""
-    counted = re.fullmatch("an? (.+)", noun)
-    if not (counted and is_both):
-        return noun, "is"
-    return counted[1] + ("es" if noun.endswith("s") else "s"), "are"
-
-
-def _phrase(keyword: Keyword, said: tuple[str, ...]) -> str:
-    """One sentence that asserts `said`: the finding itself, then findings above it."""
-    key, is_both, place = (*said, keyword.region), keyword.side == "both", ""
-    if said in _MIDLINE:
-        return _pick(_MIDLINE[said], *key)
-    noun, verb = _numbered(_pick(_NOUNS[keyword.finding], *key, "noun"), is_both)
-    sign, verb = _numbered(_SIGNS[said], is_both) if said in _SIGNS else ("", verb)
-    if keyword.region:
-        stem = re.sub("^(?:left|right) ", "", keyword.region)
-        place = (_PLACES | _OWN_PLACES.get(keyword.finding, {}))[stem]
-        place = place.format("both" if is_both else f"the {keyword.side}" if keyword.side else "the")
-        place += "s" if is_both and not place.endswith("s") else ""
-    frame = _pick(_SIGN_FRAMES if sign else _FRAMES, *key)
-    return _capital(frame.format(noun=noun, sign=sign, place=place and f" {place}", **{"is": verb}))
-
-
-def _capital(words: str) -> str:
-    return words[0].upper() + words[1:]

@@ -1,4 +1,4 @@
-"""Pictures of gaze over a film: the scanpath drawn, heat maps of one and of many, the reading as an animation.
+"""Pictures over a film: scanpaths drawn, heat maps of one and of many, a reading as an animation, attention maps.
 
 A film is a PIL image or a (H, W) uint8 array; pictures keep its aspect ratio, the longer side is `size` pixels. Boxes
 are `{"name", "box": [x1, y1, x2, y2]}` in 0..1 of the image. Fixations off the image are not drawn, and the others
@@ -8,7 +8,7 @@ keep their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,40 @@ def draw_density(
     heat = _heat(scanpaths, picture.size, sigma)
     picture.alpha_composite(heat.resize(picture.size, Image.Resampling.BICUBIC))
     return picture.convert("RGB")
+
+
+def draw_attention(
+    film: Image.Image | np.ndarray, maps: Mapping[str, np.ndarray], *, size: int = 512, columns: int = 3
+) -> Image.Image:
+    """RGB picture: the film once for each map, with the map over it and its name above, `columns` in a row.
+
+    The colours say how many times even attention a place has: from once, which is clear, to twice or, where that is
+    more, to the highest place of all maps. So panels compare with one another, and a flat map leaves its film plain;
+    behind each name stands how high its map goes.
+
+    Args:
+        maps: name -> (rows, columns) over the whole film, not negative, on any scale.
+        size: longer side of a panel in pixels.
+
+    Raises:
+        ValueError: without a map, or for one that is none.
+    """
+    if not maps:
+        raise ValueError("there is no map to draw")
+    times = {name: _times_even(name, values) for name, values in maps.items()}
+    ground = to_grey(film, size).convert("RGBA")
+    (width, height), bar = ground.size, round(0.07 * size)
+    highest = max(2.0, *(values.max() for values in times.values()))
+    columns = min(columns, len(maps))
+    picture = Image.new("RGB", (columns * width, math.ceil(len(maps) / columns) * (height + bar)))
+    for number, (name, values) in enumerate(times.items()):
+        x, y = number % columns * width, number // columns * (height + bar)
+        strength = np.clip((values - 1) / (highest - 1), 0, 1).astype(np.float32)
+        fine = Image.fromarray(strength).resize(ground.size, Image.Resampling.BICUBIC)
+        panel = Image.alpha_composite(ground, _layer(np.clip(np.asarray(fine), 0, 1)))
+        picture.paste(panel.convert("RGB"), (x, y + bar))
+        _draw_title(picture, f"{name}, up to {values.max():.1f}x even", (x, y, width, bar))
+    return picture
 
 
 def heat_layer(scanpath: Scanpath, film_size: tuple[int, int], *, sigma: float = 0.05) -> Image.Image:
@@ -165,11 +199,33 @@ def _heat(scanpaths: Sequence[Scanpath], film_size: tuple[int, int], sigma: floa
         fixations = torch.tensor(scanpath.drop_outside().to_array())[None]
         mask = torch.ones(fixations.shape[:2])
         density += density_map(fixations, mask, (height, width), round_sigma, normalize=True)[0].numpy()
-    density = density / max(density.max(), 1e-12)
-    pixels = np.empty((height, width, 4), np.uint8)
-    pixels[..., :3] = _ramp(HEAT_COLOURS, density)
-    pixels[..., 3] = 200 * np.clip(density * 1.6 - 0.02, 0, 1) ** 0.6
+    return _layer(density / max(density.max(), 1e-12))
+
+
+def _layer(heat: np.ndarray) -> Image.Image:
+    """RGBA, clear where a map (height, width) of 0..1 is 0."""
+    pixels = np.empty((*heat.shape, 4), np.uint8)
+    pixels[..., :3] = _ramp(HEAT_COLOURS, heat)
+    pixels[..., 3] = 200 * np.clip(heat * 1.6 - 0.02, 0, 1) ** 0.6
     return Image.fromarray(pixels)
+
+
+def _times_even(name: str, values: np.ndarray) -> np.ndarray:
+    """A map in units of its mean; all one where it is zero."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all() or values.min() < 0:
+        raise ValueError(f"{name}: a map must be (rows, columns), finite and not negative, got {values.shape}")
+    values = values / (values.max() or 1.0)
+    return values / values.mean() if values.any() else np.ones_like(values)
+
+
+def _draw_title(picture: Image.Image, name: str, bar: tuple[int, int, int, int]) -> None:
+    """A name in a bar (x, y, width, height), in smaller letters where it is too long."""
+    x, y, width, height = bar
+    draw, letters = ImageDraw.Draw(picture), 0.6 * height
+    letters *= min(1.0, 0.92 * width / max(1.0, ImageFont.load_default(letters).getlength(name)))
+    font = ImageFont.load_default(max(1.0, letters))
+    draw.text((x + width / 2, y + height / 2), name, (255, 255, 255), font, anchor="mm")
 
 
 class _Reading:

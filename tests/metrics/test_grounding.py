@@ -16,6 +16,7 @@ from gaze_vlm.metrics.grounding import (
     grounding_scores,
     iou_hungarian,
     iou_union,
+    map_iou,
     map_peaks,
     mean_iou,
     pointing_game,
@@ -232,6 +233,36 @@ def test_pointing_game_over_maps_is_that_of_the_mirrored_film():
     np.testing.assert_array_equal(mirrored, hits)
 
 
+def test_map_iou_by_hand():
+    maps = np.zeros((4, 2, 4))
+    maps[0, 0, :2] = 1, 0.5  # half of the peak is reached, the left half of the upper row
+    maps[1, 0, :2] = 1, 0.49
+    maps[2] = 1  # everywhere
+    maps[3, 1, 3] = 1e-30  # however low its peak
+    boxes = [[[0, 0, 0.5, 0.5]], [[0, 0, 0.5, 0.5]], [[0, 0, 0.5, 0.5]], [[0.5, 0.5, 1, 1]]]
+    np.testing.assert_allclose(map_iou(maps, boxes), [1, 0.5, 0.25, 0.5])
+    np.testing.assert_allclose(map_iou(maps, boxes, threshold=0.49), [1, 1, 0.25, 0.5])
+    np.testing.assert_allclose(map_iou(maps, boxes, threshold=1), [0.5, 0.5, 0.25, 0.5])
+
+
+def test_map_iou_of_one_cell_is_the_share_of_the_boxes():
+    np.testing.assert_allclose(map_iou(np.full((2, 1, 1), 0.3), [[[0.1, 0.2, 0.6, 0.4]], [[0, 0, 1, 1]]]), [0.1, 1])
+
+
+def test_map_iou_without_reference_is_nan():
+    np.testing.assert_allclose(map_iou(np.ones((2, 2, 2)), [[], [[0, 0, 1, 0.5]]]), [np.nan, 0.5])
+    assert map_iou(np.ones((0, 2, 2)), []).shape == (0,)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 16]), raster_boxes(smallest=1))
+def test_map_iou_is_that_of_a_raster(seed, rows, columns, boxes):
+    cells = np.random.default_rng(seed).random((1, rows, columns))
+    reached = np.kron(cells[0] >= 0.5 * cells.max(), np.ones((SIDE // rows, SIDE // columns), dtype=bool))
+    marked = raster(boxes)
+    expected = (reached & marked).sum() / (reached | marked).sum()
+    assert map_iou(cells, [boxes / SIDE])[0] == pytest.approx(expected)
+
+
 # ---- gaze
 
 
@@ -313,6 +344,12 @@ GOOD = [[0, 0, 1, 1]]
         (lambda: dwell_in_boxes([gaze()], [[[0, 0, 224, 112]]]), r"case 0: boxes are 0..1 .* got \[0.0, 0.0, 224.0"),
         (lambda: map_peaks(np.array([[[1.0]], [[np.nan]]])), "map of case 1: holds nan"),
         (lambda: map_peaks(np.zeros((3, 3))), r"\(3, 3\)"),
+        (lambda: map_iou(np.zeros((3, 3)), [GOOD]), r"\(n, rows, columns\), got shape \(3, 3\)"),
+        (lambda: map_iou(np.full((1, 2, 2), np.inf), [GOOD]), "map of case 0: holds inf"),
+        (lambda: map_iou(np.array([[[1.0]], [[-7.0]]]), [GOOD] * 2), "map of case 1: holds -7, below zero"),
+        (lambda: map_iou(np.ones((1, 2, 2)), [GOOD], threshold=0), "above 0 and at most 1, got 0"),
+        (lambda: map_iou(np.ones((1, 2, 2)), [GOOD] * 2), "predicted: 1, reference: 2"),
+        (lambda: map_iou(np.ones((1, 2, 2)), [[[0, 0, 224, 112]]]), "case 0: boxes are 0..1 of the image"),
     ],
 )
 def test_bad_input_is_named(call, message):

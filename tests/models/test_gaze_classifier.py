@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gaze_vlm import GazeClassifierConfig
-from gaze_vlm.models.modeling_gaze_classifier import box_map, peak
+from gaze_vlm.models.classifier_losses import box_map, peak
 
 TERMS = ("mse_weight", "kl_weight", "pearson_weight", "center_weight")
 ATTENTION = torch.tensor([[[0.4, 0.3], [0.2, 0.1]]])

@@ -87,3 +87,51 @@ def make_model(make_config):
         return ScanpathPredictor(make_config(**changes))
 
     return make
+
+
+CLASSES = ("Cardiomegaly", "Pleural Effusion", "Lung Lesion")
+
+
+@pytest.fixture
+def classifier_processor(tiny_bundle):
+    from gaze_vlm import GazeClassifierProcessor
+
+    processor = GazeClassifierProcessor.from_pretrained(tiny_bundle / "gaze_classifier")
+    processor.image_processor.size = {"height": 32, "width": 32}
+    return processor
+
+
+@pytest.fixture
+def make_classifier_config(classifier_processor):
+    """A tiny GazeClassifier's configuration, without dropout: `version` "plain", "contrastive" or "gaze_token"."""
+    from gaze_vlm import GazeClassifierConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    words = {"model_type": "bert", "vocab_size": len(classifier_processor.tokenizer), **sizes}
+    words |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    known = {
+        "vision_config": {"model_type": "vit", "image_size": 32, "patch_size": 8, **sizes},
+        "fusion_dropout": 0.0,
+        "fusion_heads": 2,
+    }
+
+    def make(version="plain", labels=CLASSES, **changes):
+        if version == "plain":
+            return GazeClassifierConfig(**{**known, "id2label": dict(enumerate(labels)), **changes})
+        make = getattr(GazeClassifierConfig, version)
+        return make(**{**known, "text_config": words, "id2label": dict(enumerate(labels)), **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_classifier(make_classifier_config):
+    from transformers import set_seed
+
+    from gaze_vlm import GazeClassifier
+
+    def make(version="plain", **changes):
+        set_seed(0)
+        return GazeClassifier(make_classifier_config(version, **changes))
+
+    return make

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from gaze_vlm import GazeClassifierConfig
-from gaze_vlm.training.curriculum import GazeWarmup
+from gaze_vlm.training.curriculum import GazeCurriculum
 
 
 class Parallel(nn.parallel.DistributedDataParallel):
@@ -16,11 +16,23 @@ class Parallel(nn.parallel.DistributedDataParallel):
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, Parallel], ids=["plain", "wrapped"])
-def test_the_gaze_losses_are_faded_in(wrap):
+@pytest.mark.parametrize(
+    ("schedule", "share", "expected"),
+    [
+        ("constant", 0.5, [1, 1, 1, 1]),
+        ("grow", 0.5, [0, 0.5, 1, 1]),
+        ("fade", 0.5, [1, 1, 1, 0.25]),
+        ("grow", 1.0, [0, 0.25, 0.5, 0.875]),
+    ],
+)
+def test_what_gaze_and_boxes_teach_follows_the_schedule_and_is_whole_again_in_the_end(schedule, share, expected, wrap):
     model = nn.Linear(1, 1)
-    model.config = GazeClassifierConfig(gaze_warmup_steps=4)
+    model.config = GazeClassifierConfig(gaze_schedule=schedule, gaze_schedule_share=share)
     scales = []
-    for step in (0, 1, 4, 9):
-        GazeWarmup().on_step_begin(None, SimpleNamespace(global_step=step), None, model=wrap(model))
+    for step in (0, 2, 4, 7):
+        state = SimpleNamespace(global_step=step, max_steps=8)
+        GazeCurriculum().on_step_begin(None, state, None, model=wrap(model))
         scales.append(model.gaze_scale)
-    assert scales == [0, 0.25, 1, 1]
+    assert scales == pytest.approx(expected)
+    GazeCurriculum().on_train_end(None, state, None, model=wrap(model))
+    assert model.gaze_scale == 1

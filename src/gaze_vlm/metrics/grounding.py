@@ -171,10 +171,7 @@ def dwell_in_boxes(scanpaths: Sequence[Scanpath], reference: Sequence[np.ndarray
         raise ValueError(f"one scanpath a case: scanpaths: {len(scanpaths)}, cases: {len(reference)}")
     shares = []
     for case, (scanpath, boxes) in enumerate(zip(scanpaths, reference, strict=True)):
-        boxes = _reference_boxes(case, boxes)
-        if len(boxes) and not -1 <= boxes.min() <= boxes.max() <= 2:
-            raise ValueError(f"case {case}: boxes are 0..1 of the image, as fixations are, got {boxes[0].tolist()}")
-        shares.append(_dwell_share(scanpath, boxes))
+        shares.append(_dwell_share(scanpath, _on_image(case, _reference_boxes(case, boxes))))
     return np.array(shares, dtype=np.float64)
 
 
@@ -217,8 +214,12 @@ def map_iou(maps: np.ndarray, reference: Sequence[np.ndarray], *, threshold: flo
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f"maps must be (n, rows, columns), got shape {maps.shape}")
     _finite("map of case", maps)
+    below = np.argwhere(maps < 0)
+    if len(below):
+        raise ValueError(f"map of case {below[0, 0]}: holds {maps[tuple(below[0])]:g}, below zero")
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
+    reference = [_on_image(case, _reference_boxes(case, boxes)) for case, boxes in enumerate(reference)]
     rows, columns = maps.shape[1:]
     cells = []
     for reached in maps >= threshold * maps.max(axis=(1, 2), keepdims=True):
@@ -248,6 +249,12 @@ def _reference_boxes(case: int, boxes: np.ndarray) -> np.ndarray:
     flat = np.flatnonzero(_areas(boxes) == 0)
     if len(flat):
         raise ValueError(f"case {case}, reference box {flat[0]}: {boxes[flat[0]].tolist()} has no area")
+    return boxes
+
+
+def _on_image(case: int, boxes: np.ndarray) -> np.ndarray:
+    if len(boxes) and not -1 <= boxes.min() <= boxes.max() <= 2:
+        raise ValueError(f"case {case}: boxes are 0..1 of the image, got {boxes[0].tolist()}")
     return boxes
 
 

@@ -47,21 +47,22 @@ def choose_thresholds(
 
     - "f1": where F1 is highest among the cases with a known label; 0.5 for a finding without a positive. With few
       positives this is mostly luck.
-    - "frequency": so that a finding is called `frequency` times as often as there are cases; labels are not looked at.
+    - "frequency": so that a finding is called `frequency` times as often as there are cases; labels are not looked at;
+      0.5 for one whose frequency is unknown.
 
     Args:
         probabilities: (n, C) in 0..1.
         labels: (n, C) 1, 0 or NaN where unknown.
-        frequency: (C,) share of cases to call, for "frequency".
+        frequency: (C,) share of cases to call, for "frequency"; NaN where unknown.
     """
     if rule not in THRESHOLDS:
         raise ValueError(f"rule must be one of {', '.join(THRESHOLDS)}; got {rule!r}")
     thresholds = []
     for number, (scores, truth) in enumerate(zip(probabilities.T, labels.T, strict=True)):
         known = ~np.isnan(truth)
-        if rule == "frequency":
+        if rule == "frequency" and not np.isnan(frequency[number]):
             thresholds.append(float(np.quantile(scores, min(1.0, max(0.0, 1 - frequency[number])))))
-        elif known.any() and truth[known].any():
+        elif rule == "f1" and truth[known].any():
             thresholds.append(float(best_thresholds(truth[known, None] == 1, scores[known, None])[0]))
         else:
             thresholds.append(0.5)

@@ -31,10 +31,10 @@ _READ = ["image_id", "patient_id", "transcript", "findings", "boxes", "scanpath"
 
 def taught_findings(rows: datasets.Dataset, present_from: float = 0.5) -> list[str]:
     """Findings that are judged present in some row and absent in some other, in the vocabulary's order."""
-    judged: dict[str, set[bool]] = {}
+    judged: dict[str, set[float]] = {}
     for findings in rows["findings"]:
-        for one in findings or ():
-            judged.setdefault(one["name"], set()).add(one["certainty"] >= present_from)
+        for name, present in _judged(findings, present_from).items():
+            judged.setdefault(name, set()).add(present)
     return [name for name in (*FINDINGS, *FINER_FINDINGS) if len(judged.get(name, ())) == 2]
 
 
@@ -49,14 +49,20 @@ def targets(findings: Sequence[dict] | None, labels: Sequence[str], present_from
         labels: names of `FINDINGS` and `FINER_FINDINGS`.
         present_from: certainty from which a finding counts as present; below it is absent.
     """
-    judged: dict[str, float] = {}
-    for one in findings or ():
-        judged[one["name"]] = max(judged.get(one["name"], 0.0), float(one["certainty"] >= present_from))
+    judged = _judged(findings, present_from)
     known = dict(judged)
     for name, present in judged.items():
         for above in implied([name]) - judged.keys():
             known[above] = max(known.get(above, 0.0), present)
     return [known.get(name, float("nan")) for name in labels]
+
+
+def _judged(findings: Sequence[dict] | None, present_from: float) -> dict[str, float]:
+    """1 or 0 of each finding that a row judges itself; one that is listed several times is present if any entry is."""
+    judged: dict[str, float] = {}
+    for one in findings or ():
+        judged[one["name"]] = max(judged.get(one["name"], 0.0), float(one["certainty"] >= present_from))
+    return judged
 
 
 # ---- items
@@ -166,11 +172,11 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
             name, box = one["name"], one["box"]
             if name not in VOCABULARY | _PLACES:
                 raise ValueError(f"{place}: box of {name!r}, which is neither a finding nor a region")
-            x1, y1, x2, y2 = (min(1.0, max(0.0, float(edge))) for edge in box)
-            if not (x1 < x2 and y1 < y2):
+            x1, y1, x2, y2 = np.clip(box, 0.0, 1.0).tolist()
+            if not (x1 < x2 and y1 < y2 and -1 <= min(box) <= max(box) <= 2):
                 shown = ", ".join(f"{edge:g}" for edge in box)
                 raise ValueError(
-                    f"{place}: box {shown} of {name} has no area on the film; x1, y1, x2, y2 are 0..1 of it"
+                    f"{place}: box {shown} of {name} is no area on the film; x1, y1, x2, y2 are 0..1 of it"
                 )
             label = next((one for one in (name, FINER_FINDINGS.get(name)) if one in self.labels), None)
             sure = one["certainty"] is None or one["certainty"] >= self.present_from
@@ -206,8 +212,8 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
 
 class ClassifierCollator:
     """Items as a batch: `pixel_values`, `labels` (B, C); where the items have them `fixations` (B, F, 4) with
-    `fixation_mask`, `boxes` (B, K, 4) with `box_labels` (B, K), -1 in the padding, and `transcript` (B, L) with its
-    mask; where the model learns from them `finding_text` (C, L) with its mask, the same in every batch.
+    `fixation_mask`, `boxes` (B, K, 4) with `box_labels` (B, K), -1 in the padding, and, if any has one, `transcript`
+    (B, L) with its mask; where the model learns from them `finding_text` (C, L) with its mask, the same in every batch.
 
     Args:
         processor: a `GazeClassifierProcessor`.
@@ -237,8 +243,8 @@ class ClassifierCollator:
             boxes, labels = zip(*pairs, strict=True)
             batch["boxes"] = pad_sequence(boxes, batch_first=True)[1:]
             batch["box_labels"] = pad_sequence(labels, batch_first=True, padding_value=-1)[1:]
-        if "transcript" in items[0]:
-            given = [item["transcript"] for item in items]
+        given = [item.get("transcript") or "" for item in items]
+        if any(given):  # of nothing but empty texts a tokenizer may make no tokens at all
             batch |= self._tokens(given, "transcript")
             there = torch.tensor([bool(text) for text in given])[:, None]
             batch["transcript_mask"] = batch["transcript_mask"] * there
