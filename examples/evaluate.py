@@ -4,6 +4,7 @@
     python examples/evaluate.py report --nih DIR
     python examples/evaluate.py scanpath --gazesearch FILE [--config image-disjoint]
     python examples/evaluate.py boxes --nih DIR
+    python examples/evaluate.py attention --nih DIR
     python examples/evaluate.py labeler --iu FILE
     python examples/evaluate.py compose --iu FILE
     python examples/evaluate.py compose --nih DIR
@@ -39,6 +40,7 @@ from gaze_vlm.metrics.cases import Case, Pairs
 from gaze_vlm.metrics.grounding import dwell_in_boxes, iou_union
 from gaze_vlm.metrics.reports import keyword_recall, label_matrix, macro_f1, micro_f1
 from gaze_vlm.metrics.tables import Metric, Score, ScoreTable, drawn, score
+from gaze_vlm.metrics.tables.attention import attention_scores
 from gaze_vlm.metrics.tables.findings import MIN_POSITIVES, classify_table
 from gaze_vlm.metrics.tables.scanpaths import scanpath_table, spread_table
 from gaze_vlm.metrics.text import rouge_l
@@ -203,6 +205,23 @@ def evaluate_boxes(models: ReadingPipeline, arguments) -> ScoreTable:
         groups = Pairs([], [Case(None, None, group=case.patient) for case in cases])
         protocol.append(f"{title}: {len(films)} films of {len(patients)} patients; {drawn(groups, 1000)}")
     return ScoreTable(tuple(scores), tuple(protocol))
+
+
+def evaluate_attention(models: ReadingPipeline, arguments) -> ScoreTable:
+    """Does the classifier attend, for a finding, to where radiologists drew its boxes?"""
+    cases = boxed_films(arguments.nih, arguments.split)
+    maps = [
+        attention[case.finding]
+        for case, (_, attention) in zip(cases, models.attend([c.film for c in cases]), strict=True)
+    ]
+    patients = [case.patient for case in cases]
+    reference = [case.boxes for case in cases]
+    protocol = (
+        f"{len({case.film.path for case in cases})} films of {len(set(patients))} patients; a case is a finding of a "
+        "film with the boxes of one source",
+        drawn(Pairs([], [Case(None, None, group=who) for who in patients]), 1000),
+    )
+    return ScoreTable(tuple(attention_scores({models.name: [np.stack(maps)]}, reference, groups=patients)), protocol)
 
 
 def dwell_scores(models: ReadingPipeline, cases: list[Boxed], title: str) -> list[Score]:
@@ -389,7 +408,7 @@ def evaluate_labeler(arguments) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("classify", "report", "scanpath", "boxes", "labeler", "compose"))
+    parser.add_argument("what", choices=("classify", "report", "scanpath", "boxes", "attention", "labeler", "compose"))
     parser.add_argument("--nih", type=Path, help="NIH ChestX-ray14 folder")
     parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
     parser.add_argument("--config", default="official", help="GazeSearch's split: official or image-disjoint")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaze_vlm.chat_writer import ANSWER_SCHEMA, KEYWORD_SCHEMA, ChatWriter, parse, prompt
-from gaze_vlm.evidence import _check
 from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, NO_FINDING
+from gaze_vlm.json_schema import check
 from gaze_vlm.labeler import label
 from gaze_vlm.report_composer import ReportComposer, choose_regions, text
 from gaze_vlm.report_sentences import Keyword
@@ -40,7 +40,7 @@ def findings():
 def test_the_prompt_holds_the_keywords_as_lines_of_the_schema():
     rows = [json.loads(row) for row in prompt(KEYWORDS).split("Keywords:\n")[1].splitlines()]
     for row in rows:
-        _check(row, KEYWORD_SCHEMA, "keyword")
+        check(row, KEYWORD_SCHEMA, "keyword")
     assert rows == [
         {
             "number": 1,
@@ -66,7 +66,7 @@ def test_the_prompt_names_no_other_finding_and_shows_an_answer_of_the_schema():
         for name in {*FINDINGS, *FINER_FINDINGS} - {NO_FINDING}:
             assert (name.lower() in said) == (name == keyword.finding)
     (example,) = [row for row in prompt([]).splitlines() if row.startswith("Answer with")]
-    _check(json.loads(example[example.index("{") :]), ANSWER_SCHEMA, "answer")
+    check(json.loads(example[example.index("{") :]), ANSWER_SCHEMA, "answer")
 
 
 def test_a_callable_is_given_chat_messages():

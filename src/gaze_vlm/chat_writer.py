@@ -11,21 +11,21 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .evidence import _check, _choice, _index, _number, _object, _or_null, _text
+from . import json_schema as schema
 from .report_sentences import Keyword
 
-KEYWORD_SCHEMA: dict[str, Any] = _object(
+KEYWORD_SCHEMA: dict[str, Any] = schema.object(
     "A line of the prompt: what one sentence has to say.",
-    number=_index("Its place in the list, from 1.", 1),
-    finding=_text("What is seen, such as 'Pleural Effusion'."),
-    confidence=_number("How sure the image classifier is.", minimum=0, maximum=1),
-    region=_or_null(_text("The part of the thorax where it was seen; null: not known.")),
-    side=_choice("The patient's side; null: none, or not known.", "left", "right", "both", None),
+    number=schema.index("Its place in the list, from 1.", 1),
+    finding=schema.text("What is seen, such as 'Pleural Effusion'."),
+    confidence=schema.number("How sure the image classifier is.", minimum=0, maximum=1),
+    region=schema.or_null(schema.text("The part of the thorax where it was seen; null: not known.")),
+    side=schema.choice("The patient's side; null: none, or not known.", "left", "right", "both", None),
 )
-ANSWER_SCHEMA: dict[str, Any] = _object(
+ANSWER_SCHEMA: dict[str, Any] = schema.object(
     "A line of the answer.",
-    number=_index("Of the keyword that the sentence is about.", 1),
-    sentence=_text("One sentence that asserts the finding of the keyword.", pattern=r"\S"),
+    number=schema.index("Of the keyword that the sentence is about.", 1),
+    sentence=schema.text("One sentence that asserts the finding of the keyword.", pattern=r"\S"),
 )
 
 PROMPT = """\
@@ -114,7 +114,7 @@ def parse(answer: str, count: int) -> list[str | None]:
     for match in _OBJECT.finditer(answer):
         try:
             line = json.loads(match.group())
-            _check(line, ANSWER_SCHEMA, "answer")
+            schema.check(line, ANSWER_SCHEMA, "answer")
         except (ValueError, RecursionError):
             continue
         found.setdefault(line["number"], []).append(line["sentence"])

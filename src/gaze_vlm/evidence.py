@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from . import json_schema as schema
 from .findings import FINDING_REGIONS, REGIONS
 from .labeler import Mention, label, sentences
 from .scanpath import Scanpath
@@ -42,163 +43,100 @@ class EvidenceError(ValueError):
 
 # ---- the contract
 
-
-def _object(description: str, **properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "description": description,
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _array(description: str, items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "description": description, "items": items}
-
-
-def _text(description: str, **more: Any) -> dict[str, Any]:
-    return {"type": "string", "description": description, **more}
-
-
-def _choice(description: str, *allowed: Any) -> dict[str, Any]:
-    return {"enum": list(allowed), "description": description}
-
-
-def _number(description: str, **more: Any) -> dict[str, Any]:
-    return {"type": "number", "description": description, **more}
-
-
-def _index(description: str, least: int = 0) -> dict[str, Any]:
-    return {"type": "integer", "description": description, "minimum": least}
-
-
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    return {**schema, "type": [schema["type"], "null"]}
-
-
-_REGIONS = _array(
+_REGIONS = schema.array(
     "Where on the film.",
-    _object(
+    schema.object(
         "A region of the thorax.",
-        name=_text("Such as 'left costophrenic angle', the patient's side."),
+        name=schema.text("Such as 'left costophrenic angle', the patient's side."),
         box={
-            **_array("x1, y1, x2, y2 in 0..1 of the image from the top left.", _number("", minimum=0, maximum=1)),
+            **schema.array(
+                "x1, y1, x2, y2 in 0..1 of the image from the top left.", schema.number("", minimum=0, maximum=1)
+            ),
             "minItems": 4,
             "maxItems": 4,
         },
     ),
 )
-_PROBABILITY = _number("Probability given by the classifier.", minimum=0, maximum=1)
+_PROBABILITY = schema.number("Probability given by the classifier.", minimum=0, maximum=1)
 
 JSON_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "Evidence of a chest X-ray report",
-    **_object(
+    **schema.object(
         "A report, and for each sentence what it rests on.",
-        schema_version=_choice("Version of this layout.", SCHEMA_VERSION),
-        notice=_text("Says that this is no medical device.", pattern=r"\S"),
-        image=_object(
+        schema_version=schema.choice("Version of this layout.", SCHEMA_VERSION),
+        notice=schema.text("Says that this is no medical device.", pattern=r"\S"),
+        image=schema.object(
             "The film.",
-            name=_text("File name without its folder."),
-            sha256=_text("Hex digest of the file's bytes.", pattern="^[0-9a-f]{64}$"),
-            width=_index("Pixels.", 1),
-            height=_index("Pixels.", 1),
+            name=schema.text("File name without its folder."),
+            sha256=schema.text("Hex digest of the file's bytes.", pattern="^[0-9a-f]{64}$"),
+            width=schema.index("Pixels.", 1),
+            height=schema.index("Pixels.", 1),
         ),
-        model=_object("What wrote the report.", name=_text("Name or repository."), version=_text("Version.")),
-        gaze=_choice(
+        model=schema.object(
+            "What wrote the report.",
+            name=schema.text("Name or repository."),
+            version=schema.text("Version."),
+        ),
+        gaze=schema.choice(
             "Where the scanpath comes from: a reader, a model, or there is none.", "given", "predicted", "none"
         ),
-        report=_text("The whole report as it was written."),
-        sentences=_array(
+        report=schema.text("The whole report as it was written."),
+        sentences=schema.array(
             "In the order of the report.",
-            _object(
+            schema.object(
                 "One sentence and what it rests on.",
-                text=_text("report[start:end]."),
-                start=_index("First character in the report (Unicode code points)."),
-                end=_index("One past the last character in the report."),
-                findings=_array(
+                text=schema.text("report[start:end]."),
+                start=schema.index("First character in the report (Unicode code points)."),
+                end=schema.index("One past the last character in the report."),
+                findings=schema.array(
                     "What the sentence says, in its order.",
-                    _object(
+                    schema.object(
                         "One statement about one finding.",
-                        name=_text("Such as 'Pleural Effusion'."),
-                        status=_choice("As the sentence says it.", "present", "absent", "uncertain"),
+                        name=schema.text("Such as 'Pleural Effusion'."),
+                        status=schema.choice("As the sentence says it.", "present", "absent", "uncertain"),
                     ),
                 ),
-                confidence=_or_null(
-                    _number("The classifier's agreement with the sentence; null: none to give.", minimum=0, maximum=1)
+                confidence=schema.or_null(
+                    schema.number(
+                        "The classifier's agreement with the sentence; null: none to give.", minimum=0, maximum=1
+                    )
                 ),
                 regions=_REGIONS,
-                fixations=_array("Indices into the scanpath of those that lie in a region.", _index("")),
-                source=_choice("Who wrote the sentence.", "model", "template"),
-                review=_or_null(
-                    _object(
+                fixations=schema.array("Indices into the scanpath of those that lie in a region.", schema.index("")),
+                source=schema.choice("Who wrote the sentence.", "model", "template"),
+                review=schema.or_null(
+                    schema.object(
                         "A reviewer's decision; null: not reviewed.",
-                        status=_choice("The decision.", "accepted", "rejected", "edited"),
-                        text=_or_null(_text("The sentence as edited; null unless the status is 'edited'.")),
-                        reviewer=_or_null(_text("Who decided.")),
+                        status=schema.choice("The decision.", "accepted", "rejected", "edited"),
+                        text=schema.or_null(
+                            schema.text("The sentence as edited; null unless the status is 'edited'.")
+                        ),
+                        reviewer=schema.or_null(schema.text("Who decided.")),
                     )
                 ),
             ),
         ),
-        findings=_array(
+        findings=schema.array(
             "What the classifier found.",
-            _object(
+            schema.object(
                 "One finding.",
-                name=_text("Such as 'Pleural Effusion'."),
+                name=schema.text("Such as 'Pleural Effusion'."),
                 probability=_PROBABILITY,
                 present={"type": "boolean", "description": "Is the finding listed as what the film shows?"},
                 regions=_REGIONS,
             ),
         ),
-        scanpath=_object(
+        scanpath=schema.object(
             "The fixations in their order, one entry each.",
-            x=_array("0..1 of the image from the left; off the image allowed.", _number("")),
-            y=_array("0..1 of the image from the top; off the image allowed.", _number("")),
-            onset=_array("Seconds from the first moment of reading.", _number("")),
-            duration=_array("Seconds.", _number("", minimum=0)),
+            x=schema.array("0..1 of the image from the left; off the image allowed.", schema.number("")),
+            y=schema.array("0..1 of the image from the top; off the image allowed.", schema.number("")),
+            onset=schema.array("Seconds from the first moment of reading.", schema.number("")),
+            duration=schema.array("Seconds.", schema.number("", minimum=0)),
         ),
     ),
 }
 """JSON schema (draft 2020-12) of `EvidenceBundle.to_json`."""
-
-_TYPES = {"object": dict, "array": (list, tuple), "string": str, "number": (int, float), "integer": int}
-
-
-def _check(value: Any, schema: dict[str, Any], place: str) -> None:
-    """Raise EvidenceError where `value` departs from `schema`: the part of JSON schema that `JSON_SCHEMA` uses."""
-    kinds = schema.get("type", ())
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if value is None and "null" in kinds:
-        return
-    if "enum" in schema:
-        if value not in schema["enum"]:
-            raise EvidenceError(f"{place} must be one of {', '.join(map(repr, schema['enum']))}, got {value!r}")
-        return
-    kind = kinds[0]
-    fits = isinstance(value, bool) if kind == "boolean" else isinstance(value, _TYPES[kind])
-    if not fits or (isinstance(value, bool) and kind != "boolean"):
-        raise EvidenceError(f"{place} must be of type {' or '.join(kinds)}, got {value!r:.80}")
-    if kind == "object":
-        for problem, names in (
-            ("lacks", schema["properties"].keys() - value.keys()),
-            ("has the unknown", value.keys() - schema["properties"].keys()),
-        ):
-            if names:
-                raise EvidenceError(f"{place} {problem} {', '.join(sorted(map(str, names)))}")
-        for name, inner in schema["properties"].items():
-            _check(value[name], inner, f"{place}.{name}")
-    elif kind == "array":
-        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
-            raise EvidenceError(f"{place} must have {schema['minItems']} entries, got {len(value)}")
-        for i, item in enumerate(value):
-            _check(item, schema["items"], f"{place}[{i}]")
-    elif kind in ("number", "integer"):
-        low, high = schema.get("minimum", -np.inf), schema.get("maximum", np.inf)
-        if not (low <= value <= high and abs(value) < np.inf):
-            raise EvidenceError(f"{place} must be finite and in {low}..{high}, got {value}")
-    elif kind == "string" and not re.search(schema.get("pattern", ""), value):
-        raise EvidenceError(f"{place} must match {schema['pattern']}, got {value!r:.80}")
 
 
 # ---- the bundle
@@ -238,7 +176,7 @@ class EvidenceBundle:
     schema_version: str = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        _check(asdict(self), JSON_SCHEMA, "evidence")
+        schema.check(asdict(self), JSON_SCHEMA, "evidence", EvidenceError)
         fixations = len(Scanpath.from_records(self.scanpath))
         if fixations and self.gaze == "none":
             raise EvidenceError(f'evidence.gaze is "none", but the scanpath has {fixations} fixations')
@@ -266,7 +204,7 @@ class EvidenceBundle:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise EvidenceError(f"evidence is not valid JSON ({error})") from None
-        _check(data, JSON_SCHEMA, "evidence")
+        schema.check(data, JSON_SCHEMA, "evidence", EvidenceError)
         return cls(**{**data, "sentences": tuple(EvidenceSentence(**sentence) for sentence in data["sentences"])})
 
     def review(self, index: int, status: str, text: str | None = None, reviewer: str | None = None) -> EvidenceBundle:

@@ -137,24 +137,33 @@ class ReadingPipeline:
 
     # ---- what they do
 
-    def classify(self, films: Sequence[Film]) -> list[list[dict]]:
+    def classify(self, films: Sequence[Film], gaze: Sequence[Scanpath | None] | None = None) -> list[list[dict]]:
         """Findings of each film: `{"name", "probability", "present", "regions": [{"name", "box"}]}`.
 
         A finding is present from its threshold on, unless No Finding is and is likelier; No Finding also when nothing
-        else is.
+        else is. `gaze` is a recorded scanpath of each film, None where there is none, for a classifier that reads gaze
+        (`config.gaze_input`).
         """
-        return [findings for findings, _ in self.attend(films)]
+        return [findings for findings, _ in self.attend(films, gaze)]
 
     @torch.no_grad()
-    def attend(self, films: Sequence[Film]) -> list[tuple[list[dict], dict[str, np.ndarray]]]:
+    def attend(
+        self, films: Sequence[Film], gaze: Sequence[Scanpath | None] | None = None
+    ) -> list[tuple[list[dict], dict[str, np.ndarray]]]:
         """Of each film its findings, as `classify` gives them, and name -> the attention that each of them got.
 
         Attention is (rows, columns) float32 over the whole film, row 0 on top; a map sums to 1.
         """
         model, processor = self.classifier
         found = []
-        for batch in self.batches(films):
-            outputs = model(pixel_values=self._pixels(processor, batch))
+        for pairs in self.batches(self._paired(films, gaze)):
+            batch, given = zip(*pairs, strict=True)
+            fixations, mask = pad_fixations([path.to_array() if path else None for path in given])
+            outputs = model(
+                self._pixels(processor, batch),
+                fixations=fixations.to(self.device),
+                fixation_mask=mask.to(self.device),
+            )
             attention = outputs.attention.float().expand(-1, model.config.num_labels, -1, -1).cpu().numpy()
             for records, maps in zip(processor.post_process_findings(outputs, model.config), attention, strict=True):
                 named = {record["name"]: one for record, one in zip(records, maps, strict=True)}
@@ -257,15 +266,18 @@ class ReadingPipeline:
 
     def _read(self, films, gaze, report: Callable, name: str) -> Iterator[Reading]:
         """`report`: pixels, scanpaths and findings of a batch -> the sentences of each film."""
+        for batch in self.batches(self._paired(films, gaze)):
+            yield from self._read_batch([film for film, _ in batch], [path for _, path in batch], report, name)
+
+    def _paired(self, films, gaze) -> list[tuple[Film, Scanpath | None]]:
         gaze = list(gaze) if gaze is not None else [None] * len(films)
         if len(gaze) != len(films):
             raise ValueError(f"films: {len(films)}, scanpaths: {len(gaze)}; each film needs one (or None)")
-        for batch in self.batches(list(zip(films, gaze, strict=True))):
-            yield from self._read_batch([film for film, _ in batch], [path for _, path in batch], report, name)
+        return list(zip(films, gaze, strict=True))
 
     @torch.no_grad()
     def _read_batch(self, films: list[Film], given: list[Scanpath | None], report, name: str) -> list[Reading]:
-        findings = self.classify(films)
+        findings = self.classify(films, given)
         _, processor = self.vlm
         pixels = self._pixels(processor, films)
         scanpaths, sources = self._gaze(films, pixels, given)

@@ -1,4 +1,4 @@
-"""What gaze, boxes and texts cost in training: GazeClassifier with all its losses against the same with its labels alone.
+"""What gaze, boxes and texts cost in training: GazeClassifier with all its losses against the same with labels alone.
 
 Both are the first version of Eyes on the Image over one tower at 224 pixels, weights random, 14 findings, a text tower
 of BERT-mini's shape. One learns from labels (binary cross-entropy); the other also from fixations (attention loss of

@@ -69,7 +69,9 @@ def test_each_term_by_a_loop_over_cells(both):
     terms = attention_terms(attention, target)
     for row, (a, g) in enumerate(zip(attention.tolist(), target.tolist(), strict=True)):
         rows, columns = len(a), len(a[0])
-        cells = [(a[y][x], g[y][x], (x + 0.5) / columns, (y + 0.5) / rows) for y in range(rows) for x in range(columns)]
+        cells = [
+            (a[y][x], g[y][x], (x + 0.5) / columns, (y + 0.5) / rows) for y in range(rows) for x in range(columns)
+        ]
         a_peak, g_peak = max(cell[0] for cell in cells), max(cell[1] for cell in cells)
         centres = [[sum(cell[of] * cell[axis] for cell in cells) for axis in (2, 3)] for of in (0, 1)]
         expected = {

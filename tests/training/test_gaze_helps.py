@@ -18,7 +18,7 @@ SIDE, CELLS, MARK = 48, 6, 5  # pixels, cells along a side (one mark a cell), pi
 LESION = torch.eye(MARK).maximum(torch.eye(MARK).flip(1))
 LOOK_ALIKE = torch.zeros(MARK, MARK).index_fill(0, torch.tensor(2), 1).index_fill(1, torch.tensor(2), 1)
 TRAIN_FILMS, TEST_FILMS, SEEDS = 64, 400, 3
-STEPS, BATCH = 100, 16
+STEPS, BATCH = 120, 16
 
 
 def readings(count: int, seed: int) -> dict[str, torch.Tensor]:
@@ -49,13 +49,15 @@ def train(readings: dict[str, torch.Tensor], seed: int) -> GazeClassifier:
     torch.manual_seed(seed)
     tower = TimmWrapperConfig(architecture="test_resnet", model_args={"output_stride": SIDE // CELLS})
     model = GazeClassifier(GazeClassifierConfig(vision_config=tower, id2label={0: "Nodule"}, gaze_sigma=0.08)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=STEPS)
     order = torch.Generator().manual_seed(seed)
     for _ in range(STEPS):
         drawn = torch.randperm(TRAIN_FILMS, generator=order)[:BATCH]
         optimizer.zero_grad()
         model(**{name: value[drawn] for name, value in readings.items()}).loss.backward()
         optimizer.step()
+        schedule.step()
     return model.eval()
 
 

@@ -38,8 +38,6 @@ def attention_scores(
 
     metrics = [
         Metric("pointing game (no tolerance)", True, mean_of(lambda maps: pointing_game(map_peaks(maps), reference))),
-        Metric(
-            "attention IoU (cells from half of the peak on)", True, mean_of(lambda maps: map_iou(maps, reference))
-        ),
+        Metric("attention IoU (cells from half of the peak on)", True, mean_of(lambda maps: map_iou(maps, reference))),
     ]
     return score(beside(systems, known), metrics, groups=groups, resamples=resamples, seed=seed)
