@@ -74,8 +74,8 @@ def table(runs: Sequence[Run], items: ClassifierRows, frequency: np.ndarray, spl
     ]
     scores = score(systems, metrics, groups=items.patients, resamples=RESAMPLES)
     notes = [
-        f"{len(items)} films of the {split} split; means over {seeds} seed{'s' * (seeds > 1)} and over findings with at "
-        f"least {MIN_POSITIVES} positives ({len(enough)}): {', '.join(items.labels[number] for number in enough)}",
+        f"{len(items)} films of the {split} split, {seeds} seed{'s' * (seeds > 1)}; means over findings with at least "
+        f"{MIN_POSITIVES} positives ({len(enough)}): {', '.join(items.labels[number] for number in enough)}",
         interval_note(items.patients),
     ]
     if any(items.boxes):
@@ -83,7 +83,7 @@ def table(runs: Sequence[Run], items: ClassifierRows, frequency: np.ndarray, spl
         scores, notes = [*scores, *more], [*notes, note]
     if split == "validation":
         notes.append("temperature and thresholds were chosen on these very films, which flatters F1 and calibration")
-    if seeds > 1:
+    if seeds > 1 and len(enough):
         notes += [spread_note(kind, of_kind(runs, kind), split) for kind in kinds]
     return ScoreTable(tuple(scores), tuple(notes))
 

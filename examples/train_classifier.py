@@ -201,7 +201,8 @@ def train(one: Run, script: ScriptArguments, training: ClassifierTrainingArgumen
             items[split] = ClassifierRows(
                 part, processor, model.config, supervision=kinds, augment=split == "train", **options
             )
-        check_taught(one.kind, items["train"])
+        for kind in script.supervision:  # of a later run, too: not after hours
+            check_taught(kind, items["train"])
         frequency = items["train"].prevalence
         if script.balance:
             share = frequency.clip(1e-3, 1 - 1e-3)  # of a finding that all have, or none

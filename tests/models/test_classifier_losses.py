@@ -79,7 +79,8 @@ def test_each_term_by_a_loop_over_cells(both):
             "kl": sum(q * math.log(q / p) for p, q, *_ in cells),
             "center": math.dist(*centres),
         }
-        if spread(attention)[row] > 0.011 * spread(target)[row]:
+        squares = spread(attention)[row], spread(target)[row]
+        if squares[0] > 0.011 * squares[1] and squares[0] * squares[1] > 1e-6:  # neither is flat
             expected["pearson"] = 1 - float(torch.corrcoef(torch.tensor([cell[:2] for cell in cells]).T)[0, 1])
         for name, value in expected.items():
             assert terms[name][row].item() == pytest.approx(value, abs=2e-5), name
@@ -89,11 +90,12 @@ def test_each_term_by_a_loop_over_cells(both):
 @given(maps())
 def test_each_term_is_zero_at_equality_and_above_it_elsewhere(drawn):
     (target,) = drawn
+    assume(bool((spread(target) > 1e-3).all()))  # what is flat has no correlation
     for name, term in attention_terms(target, target).items():
         assert term.abs().max().item() == pytest.approx(0, abs=5e-6), name
     other = attention_terms(target.flip((1, 2)), target)
     assert all((term >= -1e-9).all() for term in other.values())
-    assert (other["pearson"] <= 2).all() and (other["center"] <= math.sqrt(2)).all()
+    assert (other["pearson"] <= 2 + 1e-9).all() and (other["center"] <= math.sqrt(2)).all()
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -186,9 +188,10 @@ def test_terms_are_weighted_and_summed():
 
 
 def test_trust_weighs_samples():
+    """Also where all of a batch is trusted as little."""
     config = config_of(kl_weight=0.0, pearson_weight=0.0, center_weight=0.0)
     attention, target = torch.cat([ATTENTION, GAZE]), torch.cat([GAZE, GAZE])
-    for trust, expected in (([1.0, 1.0], 0.5), ([1.0, 0.25], 0.8), ([0.0, 1.0], 0.0), ([0.0, 0.0], 0.0)):
+    for trust, expected in (([1.0, 1.0], 0.5), ([0.5, 0.5], 0.25), ([0.25, 1.0], 0.125), ([0.0, 1.0], 0.0)):
         loss = attention_loss(config, attention, target, torch.tensor(trust))
         assert loss.item() == pytest.approx(expected * BY_HAND["mse"], abs=1e-5), trust
 

@@ -439,7 +439,7 @@ def test_texts_need_a_text_tower(make_gaze_classifier, make_films):
 
 def test_finding_texts_are_one_a_finding_and_need_labels(make_preset, make_films):
     model = make_preset("contrastive")
-    with pytest.raises(ValueError, match="finding_text: 2 texts, findings: 3"):
+    with pytest.raises(ValueError, match="finding_text: 2, findings: 3"):
         model(make_films(2), labels=LABELS, finding_text=TEXTS[:2])
     with pytest.raises(ValueError, match="labels"):
         model(make_films(2), finding_text=TEXTS)
@@ -448,6 +448,21 @@ def test_finding_texts_are_one_a_finding_and_need_labels(make_preset, make_films
 def test_boxes_need_labels(make_gaze_classifier, make_films):
     with pytest.raises(ValueError, match="boxes need box_labels"):
         make_gaze_classifier()(make_films(1), boxes=torch.zeros(1, 1, 4))
+
+
+def test_what_is_of_other_images_or_findings_is_named(make_preset, make_films):
+    model, films = make_preset("gaze_token"), make_films(2)
+    label = torch.zeros(2, 1, dtype=torch.long)
+    for given, message in (
+        ({"fixations": torch.zeros(1, 3, 4)}, "fixations: of 1 images, images: 2"),
+        ({"boxes": torch.zeros(1, 1, 4), "box_labels": label[:1]}, "boxes: of 1 images, images: 2"),
+        ({"boxes": torch.zeros(2, 2, 4), "box_labels": label}, r"box_labels: \(2, 1\), boxes: \(2, 2, 4\); one a box"),
+        ({"boxes": torch.zeros(2, 1, 4), "box_labels": label + 3}, "box_labels: 3, findings: 3"),
+        ({"transcript": torch.ones(3, 2, dtype=torch.long)}, "transcript: of 3 images, images: 2"),
+        ({"labels": torch.tensor([[1.0, 0, -100]] * 2)}, "labels must be between 0 and 1, or NaN.* got -100"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(films, **given)
 
 
 def test_fusion_heads_divide_the_width(make_preset):
@@ -465,8 +480,11 @@ def test_fusion_heads_divide_the_width(make_preset):
         ({"gaze_sigma": 0.0}, "gaze_sigma must be above 0, got 0.0"),
         ({"trust_fixations": 0}, "trust_fixations must be above 0, got 0"),
         ({"trust_seconds": -2.0}, "trust_seconds must be above 0, got -2.0"),
-        ({"gaze_schedule_share": 0.0}, "gaze_schedule_share must be above 0, got 0.0"),
-        ({"gaze_schedule_share": 1.5}, "gaze_schedule_share must be at most 1, got 1.5"),
+        ({"gaze_schedule_share": 1.5}, "gaze_schedule_share must be between 0 and 1, got 1.5"),
+        ({"fusion_dropout": 2.0}, "fusion_dropout must be between 0 and 1, got 2.0"),
+        ({"fusion_heads": 0}, "fusion_heads must be above 0, got 0"),
+        ({"fusion_layers": -1}, "fusion_layers must be at least 0, got -1"),
+        ({"kl_weight": float("nan")}, "kl_weight must be at least 0, got nan"),
         ({"input_dropout": 1.5}, "input_dropout must be between 0 and 1, got 1.5"),
         ({"input_dropout": -0.1}, "input_dropout must be between 0 and 1, got -0.1"),
         ({"thresholds": [0.5]}, "thresholds: 1, labels: 2"),

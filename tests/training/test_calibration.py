@@ -1,4 +1,4 @@
-"""Temperature against a grid and against the one that made the labels, thresholds by hand, both through a saved model."""
+"""Temperature against a grid and the one that made the labels, thresholds by hand, both through a saved model."""
 
 from types import SimpleNamespace
 

@@ -13,7 +13,7 @@ pytest.importorskip("datasets", reason='needs datasets: pip install "gaze2report
 
 from gaze_vlm.data.nih_cxr import NIH_LABELS
 from gaze_vlm.findings import NO_FINDING, to_canonical
-from gaze_vlm.training.classifier_data import ClassifierCollator, ClassifierRows, taught_findings, targets
+from gaze_vlm.training.classifier_data import ClassifierCollator, ClassifierRows, targets, taught_findings
 
 NAN = float("nan")
 
@@ -211,15 +211,15 @@ def test_film_box_and_gaze_go_through_one_view(
 def test_views_mirror_and_crop_and_films_change_their_contrast(items, make_row):
     """So that the test above has something to see."""
     row = make_row(0, findings=judged(Mass=1.0), boxes=[box("Mass", 0.25, 0.25, 0.5, 0.5)])
-    drawn = [
-        items(row, labels=["Mass"], supervision=["boxes"], augment=True, seed=seed)[0] for seed in range(20)
-    ]
+    drawn = [items(row, labels=["Mass"], supervision=["boxes"], augment=True, seed=seed)[0] for seed in range(20)]
     lefts, widths = zip(*((one["boxes"][0][0][0], one["boxes"][0][0][2] - one["boxes"][0][0][0]) for one in drawn),
                         strict=True)  # fmt: skip
     assert min(lefts) < 0.3 and max(lefts) > 0.45, "some are mirrored"
     assert len({round(width, 6) for width in widths}) == 20 and max(widths) > 0.27, "each is cropped otherwise"
     flat = make_row(0, image=Image.new("L", (16, 16), 128), findings=judged(Mass=1.0))
-    greys = {float(items(flat, labels=["Mass"], augment=True, seed=seed)[0]["pixel_values"][0].mean()) for seed in range(9)}
+    greys = {
+        float(items(flat, labels=["Mass"], augment=True, seed=seed)[0]["pixel_values"][0].mean()) for seed in range(9)
+    }
     assert len(greys) > 5 and max(greys) - min(greys) > 0.1
 
 

@@ -25,7 +25,8 @@ def attention_terms(attention: torch.Tensor, target: torch.Tensor) -> dict[str, 
     - "pearson": 1 - correlation of the cells, 0..2;
     - "center": distance of the centres of mass, in sides of the image.
 
-    The paper says which terms there are and not how maps are scaled: that is our choice.
+    The paper says which terms there are and not how maps are scaled: that is our choice. With an even target there is
+    nothing to correlate, and that term is 0.
 
     Args:
         attention, target: (B, rows, columns), each summing to 1. Where the target has no mass (nobody looked, no box)
@@ -45,6 +46,7 @@ def attention_terms(attention: torch.Tensor, target: torch.Tensor) -> dict[str, 
     # attention starts flat, where the correlation's slope has no bound: a floor keeps it from drowning the rest
     norms[0] = norms[0].clamp(min=1e-2 * norms[1].detach())
     pearson = 1 - (centred[0] * centred[1]).sum((1, 2)) / (norms[0] * norms[1] + 1e-12).sqrt()
+    pearson = torch.where(norms[1] > 1e-12, pearson, 0)
     centres = [
         torch.stack([torch.einsum("bhw,w->b", value, columns), torch.einsum("bhw,h->b", value, rows)], -1)
         for value in (attention, target)
@@ -54,18 +56,19 @@ def attention_terms(attention: torch.Tensor, target: torch.Tensor) -> dict[str, 
     return {name: torch.where(known, term, 0) for name, term in terms.items()}
 
 
-def attention_loss(config, attention: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted mean, over the samples whose target has mass, of the terms with the weights that `config` gives them.
+def attention_loss(config, attention: torch.Tensor, target: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
+    """Mean over the samples whose target has mass: the terms, with the weights that `config` gives them, times trust.
 
     Args:
         config: a `GazeClassifierConfig`.
         attention, target: as in `attention_terms`.
-        weight: (B,) of each sample, such as `recording_trust`.
+        trust: (B,) in 0..1, of each sample, such as `recording_trust`.
     """
-    terms = attention_terms(attention, target)
-    losses = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
-    weight = weight * (target.sum((1, 2)) > 0)
-    return (losses * weight).sum() / weight.sum().clamp(min=1e-6)
+    with torch.autocast(attention.device.type, enabled=False):  # sums over cells need more digits than 8
+        terms = attention_terms(attention.float(), target.float())
+        losses = sum(getattr(config, f"{name}_weight") * term for name, term in terms.items())
+        known = target.sum((1, 2)) > 0
+        return (losses * torch.where(known, trust, 0)).sum() / known.sum().clamp(min=1)
 
 
 def recording_trust(config, fixations: torch.Tensor, fixation_mask: torch.Tensor) -> torch.Tensor:
@@ -124,6 +127,9 @@ def classification_loss(
     """
     if labels.shape != logits.shape:
         raise ValueError(f"labels: {tuple(labels.shape)}, logits: {tuple(logits.shape)}; they must agree")
+    wrong = labels[(labels < 0) | (labels > 1)]
+    if len(wrong):
+        raise ValueError(f"labels must be between 0 and 1, or NaN where unknown; got {float(wrong[0]):g}")
     known, logits, weights = ~labels.isnan(), logits.float(), None
     if positive_weights is not None:
         weights = logits.new_tensor(positive_weights)

@@ -103,19 +103,28 @@ class GazeClassifierConfig(PreTrainedConfig):
         for name, allowed in (("attention", ("per_class", "shared")), ("gaze_schedule", ("constant", "grow", "fade"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        for name in ("temperature", "gaze_sigma", "gaze_schedule_share", "trust_fixations", "trust_seconds"):
+        for name in (
+            "temperature",
+            "gaze_sigma",
+            "trust_fixations",
+            "trust_seconds",
+            "fusion_heads",
+            "projection_dim",
+        ):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        if self.gaze_schedule_share > 1:
-            raise ValueError(f"gaze_schedule_share must be at most 1, got {self.gaze_schedule_share}")
-        if not 0 <= self.input_dropout <= 1:
-            raise ValueError(f"input_dropout must be between 0 and 1, got {self.input_dropout}")
+        for name in ("fusion_layers", *(name for name in vars(self) if name.endswith("_weight"))):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("gaze_schedule_share", "input_dropout", "fusion_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         for name in ("thresholds", "positive_weights"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(f"{name}: {len(values)}, labels: {self.num_labels}; one a label is needed")
-        if self.positive_weights is not None and min(self.positive_weights) <= 0:
+        if self.positive_weights is not None and not min(self.positive_weights) > 0:
             raise ValueError(f"positive_weights must be above 0, got {min(self.positive_weights)}")
         if self.transcript_input and (self.text_config is None or not self.fusion_layers):
             raise ValueError("transcript_input needs a text_config, and fusion_layers in which it meets the patches")
@@ -151,4 +160,4 @@ class GazeClassifierConfig(PreTrainedConfig):
         if self.gaze_schedule == "constant":
             return 1.0
         left = 1 - progress if self.gaze_schedule == "fade" else progress
-        return min(1.0, left / self.gaze_schedule_share)
+        return min(1.0, left / self.gaze_schedule_share) if self.gaze_schedule_share else 1.0

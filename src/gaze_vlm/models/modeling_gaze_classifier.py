@@ -255,17 +255,29 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         cover; zero where there is nothing."""
         gazed = torch.zeros(len(tokens), *grid, device=tokens.device)
         boxed = torch.zeros(len(tokens), self.config.num_labels, *grid, device=tokens.device)
-        if fixations is not None:
-            mask = self._mask_of(fixations, fixation_mask)
-            gazed = density_map(fixations.float(), mask, grid, self.config.gaze_sigma, normalize=True)
-        if boxes is not None:
-            if box_labels is None:
-                raise ValueError("boxes need box_labels: the finding of each box, -1 for padding")
-            real = box_labels >= 0
-            rows = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(box_labels)
-            covered = box_map(boxes[real].float(), grid)
-            boxed = boxed.index_put((rows[real], box_labels[real]), covered, accumulate=True).clamp(max=1)
+        with torch.autocast(tokens.device.type, enabled=False):
+            if fixations is not None:
+                self._check_batch(tokens, fixations=fixations)
+                mask = self._mask_of(fixations, fixation_mask)
+                gazed = density_map(fixations.float(), mask, grid, self.config.gaze_sigma, normalize=True)
+            if boxes is not None:
+                if box_labels is None:
+                    raise ValueError("boxes need box_labels: the finding of each box, -1 for padding")
+                self._check_batch(tokens, boxes=boxes)
+                if box_labels.shape != boxes.shape[:2]:
+                    raise ValueError(f"box_labels: {tuple(box_labels.shape)}, boxes: {tuple(boxes.shape)}; one a box")
+                if box_labels.max() >= boxed.shape[1]:
+                    raise ValueError(f"box_labels: {int(box_labels.max())}, findings: {boxed.shape[1]}, from 0 on")
+                real = box_labels >= 0
+                rows = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(box_labels)
+                covered = box_map(boxes[real].float(), grid)
+                boxed = boxed.index_put((rows[real], box_labels[real]), covered, accumulate=True).clamp(max=1)
         return gazed, boxed
+
+    def _check_batch(self, tokens: torch.Tensor, **given: torch.Tensor) -> None:
+        for name, value in given.items():
+            if len(value) != len(tokens):
+                raise ValueError(f"{name}: of {len(value)} images, images: {len(tokens)}")
 
     def _read(self, tokens, gazed, boxed, transcript, transcript_mask) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Patch tokens that know what else is given and read, and the offset of the pooling's queries."""
@@ -281,6 +293,7 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
             return tokens, None
         words, there = tokens.new_zeros(len(tokens), tokens.shape[-1]), tokens.new_zeros(len(tokens), dtype=torch.bool)
         if transcript is not None and self.transcript_projection is not None:
+            self._check_batch(tokens, transcript=transcript)
             words = self.transcript_projection(self._text_states(transcript, transcript_mask))
             there = torch.ones_like(there) if transcript_mask is None else transcript_mask.bool().any(1)
         return self.gaze_token(tokens, words, self._kept(there))
@@ -323,15 +336,15 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
 
     def _text_loss(self, image_embeds, text_embeds, labels) -> torch.Tensor:
         """Each image with the texts of what is present, among those of what is known to be present or absent."""
-        if labels is None or len(text_embeds) != self.config.num_labels:
-            raise ValueError(
-                f"finding_text: {len(text_embeds)} texts, findings: {self.config.num_labels}; one a finding is "
-                "needed, and labels"
-            )
+        if labels is None:
+            raise ValueError("finding_text needs labels: they say which texts belong to an image")
+        if len(text_embeds) != self.config.num_labels:
+            raise ValueError(f"finding_text: {len(text_embeds)}, findings: {self.config.num_labels}; one a finding")
         return info_nce(self._scores(image_embeds, text_embeds), labels > 0.5, ~labels.isnan())
 
     def _scores(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return left @ right.T * self.logit_scale.float().exp().clamp(max=100)
+        with torch.autocast(left.device.type, enabled=False):  # times 100, rounding to 8 bits is a coarse temperature
+            return left @ right.T * self.logit_scale.float().exp().clamp(max=100)
 
 
 def unit_vectors(vectors: torch.Tensor) -> torch.Tensor:

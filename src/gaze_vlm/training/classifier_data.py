@@ -12,6 +12,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from ..findings import FINDINGS, FINER_FINDINGS, REGIONS, implied
+from ..metrics._numbers import ratio
 from ..models.processing_gaze_vlm import pad_fixations
 from ..scanpath import Scanpath, ScanpathError
 from .epochs import DrawnRows
@@ -206,14 +207,15 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
 
     @property
     def prevalence(self) -> np.ndarray:
-        """(C,) share of the rows that have each label, among those where it is known."""
-        return np.nanmean(np.array(self.targets), axis=0)
+        """(C,) share of the rows that have each label, among those where it is known; NaN where none is."""
+        labels = np.array(self.targets)
+        return ratio(np.nansum(labels, axis=0), (~np.isnan(labels)).sum(axis=0))
 
 
 class ClassifierCollator:
     """Items as a batch: `pixel_values`, `labels` (B, C); where the items have them `fixations` (B, F, 4) with
     `fixation_mask`, `boxes` (B, K, 4) with `box_labels` (B, K), -1 in the padding, and, if any has one, `transcript`
-    (B, L) with its mask; where the model learns from them `finding_text` (C, L) with its mask, the same in every batch.
+    (B, L) with its mask; where the model learns from them `finding_text` (C, L) with its mask, the same each time.
 
     Args:
         processor: a `GazeClassifierProcessor`.
