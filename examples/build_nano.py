@@ -73,7 +73,12 @@ LISTED = 1.3
 MAX_FIXATIONS = 7  # GazeSearch's six and the centre
 ANY = "any finding"
 READERS = 24  # scanpaths that are learned together, of those who looked for the same
-TOWER = (("tower-224", 224, 9, 5e-4), ("tower", IMAGE_SIZE, 6, 2.5e-4))  # folder, pixels, epochs, learning rate
+# folder, pixels, epochs, learning rate, mixup; the tower of all models is the second's, the classifier the third
+STEPS = (
+    ("tower-224", 224, 5, 5e-4, 0.0),
+    ("tower", IMAGE_SIZE, 5, 2.5e-4, 0.0),
+    ("mixed", IMAGE_SIZE, 5, 2.5e-4, 0.4),
+)
 ROWS = 4000  # an epoch of gaze
 VIEWS = 12  # random views of each film with boxes
 BOXED, MATCHED = 0.3, 0.1  # shares of films with boxes and of films matched by finding; the rest is grey
@@ -146,8 +151,8 @@ def fit(
 
 
 def stage_imagenet(reader, folder: Path) -> None:
-    """A new classifier over a tower with ImageNet's weights, and without finding texts: contrast with them is at odds
-    with mixup, which nano gains more from (cross-entropy on the validation films .278 with both, .267 without)."""
+    """A new classifier over a tower with ImageNet's weights, without finding texts, whose contrast is at odds with
+    mixing films."""
     set_seed(SEED)
     config = GazeClassifierConfig(
         vision_config=VISION | {"model_args": {"drop_rate": 0.2, "drop_path_rate": 0.1}},
@@ -167,8 +172,10 @@ def stage_imagenet(reader, folder: Path) -> None:
     GazeClassifierProcessor(image_processor(), reader).save_pretrained(folder)
 
 
-def stage_tower(nih: Path, start: Path, folder: Path, log, *, size: int, epochs: int, rate: float) -> None:
-    """NIH's labels and boxes, by the example that trains any classifier. The tower serves all of nano's models."""
+def stage_films(
+    nih: Path, start: Path, folder: Path, log, *, size: int, epochs: int, rate: float, mixup: float
+) -> None:
+    """NIH's labels and boxes, by the example that trains any classifier."""
     options = {
         "model": start,
         "data": f"nih_cxr={nih}",
@@ -177,7 +184,7 @@ def stage_tower(nih: Path, start: Path, folder: Path, log, *, size: int, epochs:
         "image_size": size,
         "num_train_epochs": epochs,
         "learning_rate": rate,
-        "mixup": 0.4,
+        "mixup": mixup,
         "seed": SEED,
         "resume_from_checkpoint": "last",
         "use_cpu": True,
@@ -189,15 +196,15 @@ def stage_tower(nih: Path, start: Path, folder: Path, log, *, size: int, epochs:
     log(stage=folder.name, size=size, **json.loads((folder / "metrics.json").read_text())["validation"])
 
 
-def stage_classifier(data, tower: Path, folder: Path, log) -> None:
-    """The classifier that trained the tower, calibrated.
+def stage_classifier(data, trained: Path, folder: Path, log) -> None:
+    """The classifier, calibrated.
 
     A finding is listed LISTED times as often as it is labelled in training: the threshold is that quantile of the
     probabilities on the validation films. Their labels are not used for it: with a few positives each, thresholds of
     best F1 are mostly luck.
     """
-    model = GazeClassifier.from_pretrained(tower)
-    with np.load(tower / "predictions-validation.npz") as stored:
+    model = GazeClassifier.from_pretrained(trained)
+    with np.load(trained / "predictions-validation.npz") as stored:
         predictions = Predictions(**stored)
     prevalence = np.mean([targets(findings, LABELS) for findings in data["train"]["findings"]], axis=0)
     found = calibrate(model.config, predictions, "frequency", LISTED * prevalence)
@@ -651,11 +658,12 @@ def main() -> None:
     start = work / "imagenet"
     if not (start / "processor_config.json").exists():
         stage_imagenet(reader, start)
-    for folder, size, epochs, rate in TOWER:
+    for folder, size, epochs, rate, mixup in STEPS:
         if not (work / folder / "metrics.json").exists():
-            stage_tower(arguments.nih, start, work / folder, log, size=size, epochs=epochs, rate=rate)
+            options = {"size": size, "epochs": epochs, "rate": rate, "mixup": mixup}
+            stage_films(arguments.nih, start, work / folder, log, **options)
         start = work / folder
-    seen = GazeClassifier.from_pretrained(start).eval()
+    seen = GazeClassifier.from_pretrained(work / "tower").eval()
     tower = seen.vision_tower
     films = Films(nih["train"], IMAGE_SIZE)
     features = film_features(seen, films, work / "features.safetensors")
