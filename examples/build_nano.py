@@ -495,11 +495,12 @@ class Reports(torch.utils.data.Dataset):
             records = [
                 {
                     "name": name,
-                    "probability": self.rng.uniform(0.5, 1),
-                    "present": True,
+                    "probability": self.rng.uniform(0.5, 1) if name in present else 0.0,
+                    "present": name in present,
                     "regions": choose_regions(name),
                 }
-                for name in present
+                for name in REPORTED
+                if name in LABELS
             ]
             text = join(self.composer.compose(records))
         known = [name for name in REPORTED if name in present and name != NO_FINDING]

@@ -42,7 +42,8 @@ def table(runs: Sequence[Run], items: ClassifierRows, frequency: np.ndarray, spl
     said = {kind: [load_predictions(one, split) for one in runs if one.kind == kind] for kind in kinds}
     seeds = len(said[kinds[0]])
     truth = np.array(items.targets)
-    enough = np.flatnonzero(((truth == 1).sum(axis=0) >= MIN_POSITIVES) & (truth == 0).any(axis=0))
+    enough = ((truth == 1).sum(axis=0) >= MIN_POSITIVES) & (truth == 0).any(axis=0) & ~np.isnan(frequency)
+    enough = np.flatnonzero(enough)
     # each film's labels (-1: unknown), of each seed the probabilities, and what it calls: (n, 1 + 2 seeds, C)
     labels = np.where(np.isnan(truth), -1, truth)[:, None]
     systems = {}
@@ -74,8 +75,9 @@ def table(runs: Sequence[Run], items: ClassifierRows, frequency: np.ndarray, spl
     ]
     scores = score(systems, metrics, groups=items.patients, resamples=RESAMPLES)
     notes = [
-        f"{len(items)} films of the {split} split, {seeds} seed{'s' * (seeds > 1)}; means over findings with at least "
-        f"{MIN_POSITIVES} positives ({len(enough)}): {', '.join(items.labels[number] for number in enough)}",
+        f"{len(items)} readings of {len(set(items.images))} films ({split} split), {seeds} seed{'s' * (seeds > 1)}; "
+        f"means over findings with at least {MIN_POSITIVES} positives ({len(enough)}): "
+        + ", ".join(items.labels[number] for number in enough),
         interval_note(items.patients),
     ]
     if any(items.boxes):

@@ -209,16 +209,19 @@ def evaluate_boxes(models: ReadingPipeline, arguments) -> ScoreTable:
 
 def evaluate_attention(models: ReadingPipeline, arguments) -> ScoreTable:
     """Does the classifier attend, for a finding, to where radiologists drew its boxes?"""
-    cases = boxed_films(arguments.nih, arguments.split)
-    maps = [
-        attention[case.finding]
-        for case, (_, attention) in zip(cases, models.attend([c.film for c in cases]), strict=True)
-    ]
+    every = boxed_films(arguments.nih, arguments.split)
+    found = models.attend([case.film for case in every])
+    known = [(case, maps[case.finding]) for case, (_, maps) in zip(every, found, strict=True) if case.finding in maps]
+    if not known:
+        raise SystemExit(
+            f"evaluate.py: {len(every)} boxes in {arguments.split}, none of a finding that the model knows"
+        )
+    cases, maps = zip(*known, strict=True)
     patients = [case.patient for case in cases]
     reference = [case.boxes for case in cases]
     protocol = (
         f"{len({case.film.path for case in cases})} films of {len(set(patients))} patients; a case is a finding of a "
-        "film with the boxes of one source",
+        f"film with the boxes of one source; left out, being of no label of the model: {len(every) - len(cases)}",
         drawn(Pairs([], [Case(None, None, group=who) for who in patients]), 1000),
     )
     return ScoreTable(tuple(attention_scores({models.name: [np.stack(maps)]}, reference, groups=patients)), protocol)
@@ -276,9 +279,9 @@ def compose_labels(arguments) -> ScoreTable:
     texts = [" ".join(filter(None, (row["report"]["findings"], row["report"]["impression"]))) for row in rows]
     rows, texts = zip(*[pair for pair in zip(rows, texts, strict=True) if pair[1]], strict=True)
     given = [frozenset(finding["name"] for finding in row["findings"]) for row in rows]
-    composer = ReportComposer()
+    composer, vocabulary = ReportComposer(), (*FINDINGS, *FINER_FINDINGS)
     records = [
-        [{"name": n, "probability": 1.0, "present": True, "regions": choose_regions(n)} for n in sorted(names)]
+        [{"name": n, "probability": 1.0, "present": n in names, "regions": choose_regions(n)} for n in vocabulary]
         for names in given
     ]
     systems = {

@@ -10,7 +10,7 @@
 The same on open data, where radiologists' BOXES, which 138 films have, stand for gaze; on a CPU:
 
     accelerate launch --cpu examples/train_classifier.py --output_dir runs/boxes-tell --supervision boxes none \
-        --data nih_cxr=DIR --preset plain --model runs/nano/imagenet --image_size 224
+        --data nih_cxr=DIR --model runs/nano/imagenet --image_size 224
 
 Labels are what the training rows teach, or --findings. The tower comes from --vision_tower, or all of a classifier
 from --model; new weights otherwise. After training temperature and thresholds are chosen on the validation split and
@@ -44,6 +44,7 @@ from gaze_vlm.training.classifier_trainer import (
     ClassifierTrainer,
     ClassifierTrainingArguments,
     calibrate,
+    classifier_scores,
 )
 from gaze_vlm.training.compose import film_processor, film_side, load_tower
 from gaze_vlm.training.rows import load_rows
@@ -53,7 +54,6 @@ logger = logging.getLogger("gaze_vlm.train_classifier")
 
 KINDS = {"gaze": ("gaze",), "boxes": ("boxes",), "both": ("gaze", "boxes"), "none": ()}
 PRESETS = ("plain", "contrastive", "gaze_token")
-RESAMPLES = 1000
 
 
 @dataclass
@@ -80,9 +80,13 @@ class ScriptArguments:
         default_factory=list, metadata={"help": "Labels; by default what the training rows teach."}
     )
     present_from: float = field(default=0.5, metadata={"help": "Certainty from which a finding counts as present."})
-    preset: str = field(
-        default="contrastive",
-        metadata={"help": "Version of a new model: 1, 2, or without texts and gaze token.", "choices": PRESETS},
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A new model: version 1 (contrastive, the default) or 2 (gaze_token) of the paper, or one without "
+            "texts and gaze token (plain).",
+            "choices": PRESETS,
+        },
     )
     model: str | None = field(default=None, metadata={"help": "Go on from this GazeClassifier."})
     vision_tower: str | None = field(
@@ -111,7 +115,7 @@ class ScriptArguments:
 def load_model(script: ScriptArguments, labels: list[str]) -> tuple[GazeClassifier, GazeClassifierProcessor]:
     if script.model is None:
         return new_model(script, labels)
-    given = [f"--{name}" for name in ("vision_tower", "text_tower") if getattr(script, name)]
+    given = [f"--{name}" for name in ("preset", "vision_tower", "text_tower") if getattr(script, name)]
     if given:
         raise ValueError(f"{', '.join(given)}: what --model says already")
     config = AutoConfig.from_pretrained(script.model)
@@ -129,10 +133,14 @@ def load_model(script: ScriptArguments, labels: list[str]) -> tuple[GazeClassifi
     processor = GazeClassifierProcessor.from_pretrained(script.model)
     if script.image_size:
         processor.image_processor.size = {"height": script.image_size, "width": script.image_size}
+    check_size(model, processor)
     return model, processor
 
 
 def new_model(script: ScriptArguments, labels: list[str]) -> tuple[GazeClassifier, GazeClassifierProcessor]:
+    preset = script.preset or "contrastive"
+    if preset == "plain" and script.text_tower:
+        raise ValueError("--text_tower: --preset plain has no texts")
     tokenizer = AutoTokenizer.from_pretrained(script.text_tower or str(NANO / "gaze_classifier"))
     options: dict = {"id2label": dict(enumerate(labels))}
     if script.vision_tower:
@@ -140,9 +148,9 @@ def new_model(script: ScriptArguments, labels: list[str]) -> tuple[GazeClassifie
         options["vision_config"] = getattr(config, "vision_config", config)
     if script.text_tower:
         options["text_config"] = AutoConfig.from_pretrained(script.text_tower)
-    elif script.preset != "plain":
+    elif preset != "plain":
         options["text_config"] = small_bert(tokenizer)
-    make = GazeClassifierConfig if script.preset == "plain" else getattr(GazeClassifierConfig, script.preset)
+    make = GazeClassifierConfig if preset == "plain" else getattr(GazeClassifierConfig, preset)
     config = make(**{**options, **config_options(script.config, GazeClassifierConfig)})
     side = script.image_size or (film_side(script.vision_tower) if script.vision_tower else 224)
     if not script.vision_tower and hasattr(config.vision_config, "image_size"):
@@ -153,10 +161,15 @@ def new_model(script: ScriptArguments, labels: list[str]) -> tuple[GazeClassifie
     if script.text_tower:
         model.text_tower = AutoModel.from_pretrained(script.text_tower, dtype=torch.float32)
     processor = GazeClassifierProcessor(film_processor(script.vision_tower, side), tokenizer)
-    with torch.no_grad():  # a tower that takes no films of this size says so now
-        pixels = processor.image_processor(grey_film(), return_tensors="pt")["pixel_values"]
-        patch_tokens(model.eval().vision_tower, pixels)
+    check_size(model, processor)
     return model, processor
+
+
+@torch.no_grad()
+def check_size(model: GazeClassifier, processor: GazeClassifierProcessor) -> None:
+    """A tower that takes no films of the processor's size says so now."""
+    pixels = processor.image_processor(grey_film(), return_tensors="pt")["pixel_values"]
+    patch_tokens(model.eval().vision_tower, pixels)
 
 
 def small_bert(tokenizer) -> dict:
@@ -218,15 +231,14 @@ def train(one: Run, script: ScriptArguments, training: ClassifierTrainingArgumen
             eval_dataset=items.get("validation"),
         )
     metrics = {"train": trainer.train(resume_from_checkpoint=training.resume_from_checkpoint).metrics}
-    if "validation" in items:
-        found = trainer.predict(items["validation"], metric_key_prefix="validation")
-        metrics["calibration"] = calibrate(model.config, found.predictions, script.thresholds, frequency)
-    for split in ("validation", "test"):
-        if split in items:
-            found = trainer.predict(items[split], metric_key_prefix=split)
-            metrics[split] = found.metrics
-            if trainer.is_world_process_zero():
-                np.savez(one.folder / f"predictions-{split}.npz", **found.predictions._asdict())
+    found = {split: trainer.predict(items[split]).predictions for split in ("validation", "test") if split in items}
+    if "validation" in found:
+        metrics["calibration"] = calibrate(model.config, found["validation"], script.thresholds, frequency)
+    for split, said in found.items():
+        scores = classifier_scores(said, items[split].boxes, model.config)
+        metrics[split] = {f"{split}_{name}": value for name, value in scores.items()}
+        if trainer.is_world_process_zero():
+            np.savez(one.folder / f"predictions-{split}.npz", **said._asdict())
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

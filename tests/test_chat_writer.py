@@ -97,7 +97,6 @@ def test_any_layout_is_read(layout):
 
 BROKEN = {
     "unknown numbers": line(4, "x") + line(0, "x") + line(-1, "x"),
-    "twice": line(1, "One.") + "\n" + line(1, "One."),
     "number is a text": '{"number": "1", "sentence": "One."}',
     "number is true": '{"number": true, "sentence": "One."}',
     "number is no whole": '{"number": 1.0, "sentence": "One."}',
@@ -113,6 +112,10 @@ BROKEN = {
     "many braces": "{" * 100_000,
     "empty": "",
 }
+
+
+def test_the_last_line_of_a_number_counts():
+    assert parse(line(1, "...") + " so: " + line(1, "One.") + line(2, "Two."), 3) == ["One.", "Two.", None]
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -106,16 +106,16 @@ def parse(answer: str, count: int) -> list[str | None]:
     """The sentence of each of `count` keywords, None where there is none to be had.
 
     Lenient about what stands around the JSON objects, strict about them: one that departs from `ANSWER_SCHEMA` or
-    names no keyword is passed over, and of a number that comes twice neither counts.
+    names no keyword is passed over, and of a number that comes twice the last one counts: a model may think first.
     """
     if not isinstance(answer, str):
         raise ValueError(f"a chat model must answer with a text, got {answer!r:.80}")
-    found: dict[int, list[str]] = {}
+    found: dict[int, str] = {}
     for match in _OBJECT.finditer(answer):
         try:
             line = json.loads(match.group())
             schema.check(line, ANSWER_SCHEMA, "answer")
         except (ValueError, RecursionError):
             continue
-        found.setdefault(line["number"], []).append(line["sentence"])
-    return [found[n][0] if len(found.get(n, ())) == 1 else None for n in range(1, count + 1)]
+        found[line["number"]] = line["sentence"]
+    return [found.get(number) for number in range(1, count + 1)]

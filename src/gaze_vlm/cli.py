@@ -200,7 +200,7 @@ def read_all(batch: Batch, models, readings, out: Path | None, overwrite: bool, 
     """The readings of a batch's films: documents for --json, files in --out, words on the terminal."""
     documents, taken = [], set()
     for path, reading in zip(batch.paths, tracked(readings, len(batch.films), quiet), strict=True):
-        documents.append(reading_document(path, models.name, reading))
+        documents.append(reading_document(path, reading.evidence.model["name"], reading))
         if not quiet:
             console.rule(shown(path), align="left")
             console.print(reading.report, markup=False, highlight=False)
@@ -400,10 +400,10 @@ def classify(
             console.print(findings_table(findings))
         if out is not None:
             image, folder = film.to_pil("L"), folder_for(out, path, taken)
+            ranked = sorted(findings, key=lambda finding: -finding["probability"])
             maps = {
                 f"{finding['name']} {finding['probability']:.2f}": attention[finding["name"]]
-                for finding in sorted(findings, key=lambda finding: -finding["probability"])
-                if finding["present"]
+                for finding in [one for one in ranked if one["present"]] or ranked[:1]
             }
             files = {"attention.png": lambda file, image=image, maps=maps: draw_attention(image, maps).save(file)}
             try:

@@ -175,6 +175,11 @@ def to_findings(label: str, vocabulary: str) -> tuple[str, ...]:
         raise ValueError(f"label {label!r} is not in vocabulary {vocabulary!r}; allowed: {allowed}") from None
 
 
+def is_known(label: str) -> bool:
+    """Whether some vocabulary of `SYNONYMS` has the label, be it a finding of ours or not ("enlarged hilum")."""
+    return _key(label) in _BY_SPELLING or any(_key(label) in labels for labels in _BY_VOCABULARY.values())
+
+
 def to_canonical(label: str) -> str:
     """One name of `FINDINGS` or `FINER_FINDINGS` for any spelling in any vocabulary, such as "pleural_effusion"."""
     key = _key(label)

@@ -142,7 +142,7 @@ class ReadingPipeline:
 
         A finding is present from its threshold on, unless No Finding is and is likelier; No Finding also when nothing
         else is. `gaze` is a recorded scanpath of each film, None where there is none, for a classifier that reads gaze
-        (`config.gaze_input`).
+        (`config.gaze_input`); its temperature and thresholds were chosen without gaze.
         """
         return [findings for findings, _ in self.attend(films, gaze)]
 
@@ -158,12 +158,11 @@ class ReadingPipeline:
         found = []
         for pairs in self.batches(self._paired(films, gaze)):
             batch, given = zip(*pairs, strict=True)
-            fixations, mask = pad_fixations([path.to_array() if path else None for path in given])
-            outputs = model(
-                self._pixels(processor, batch),
-                fixations=fixations.to(self.device),
-                fixation_mask=mask.to(self.device),
-            )
+            read = {}
+            if model.config.gaze_input:
+                fixations, mask = pad_fixations([path.to_array() if path else None for path in given])
+                read = {"fixations": fixations.to(self.device), "fixation_mask": mask.to(self.device)}
+            outputs = model(self._pixels(processor, batch), **read)
             attention = outputs.attention.float().expand(-1, model.config.num_labels, -1, -1).cpu().numpy()
             for records, maps in zip(processor.post_process_findings(outputs, model.config), attention, strict=True):
                 named = {record["name"]: one for record, one in zip(records, maps, strict=True)}

@@ -5,8 +5,8 @@ attention, sentences by a language model or by templates. The paper publishes ne
 ours, and so is the agreement: whatever wrote the report, `gaze_vlm.labeler` reads back exactly what was listed.
 
 A finding is a record as the command line prints it, `{"name", "probability", "present", "regions": [{"name",
-"box"}]}`, boxes x1, y1, x2, y2 in 0..1 from the top left; a name without a record is not present. Confidence orders
-the sentences; it is no severity, so no template grades a finding, and none hedges.
+"box"}]}`, boxes x1, y1, x2, y2 in 0..1 from the top left; a name without a record is not present, nor judged.
+Confidence orders the sentences; it is no severity, so no template grades a finding, and none hedges.
 """
 
 from __future__ import annotations
@@ -133,6 +133,9 @@ class ReportComposer:
     def compose(self, findings: Sequence[Finding], writer: Writer | None = None) -> list[ComposedSentence]:
         """A report in the reading order: a sentence for each keyword, what is normal, and an impression.
 
+        Normal is called what has a record that is not present, and nothing else; so for the impression of a film
+        without findings, which needs a record of No Finding.
+
         Args:
             writer: writes the sentences of the keywords; one that `report_sentences.says` does not pass gives way to
                 its template. None: templates. What is normal and the impression are templates.
@@ -149,15 +152,19 @@ class ReportComposer:
             missing -= label(sentence.text).positive()
         said = [*written.values(), *self._state(findings, rest, missing)]
         rows = [(_ORDER[sentence.finding], sentence) for sentence in said]
+        judged = {canonical(record["name"]) for record in findings}
         for behind, statements in _NORMAL.items():
-            true = [words for words in statements if all(_fits(m, findings) for m in label(words).mentions)]
+            told = {words: label(words).mentions for words in statements}
+            true = [w for w, all_of in told.items() if all(m.finding in judged and _fits(m, findings) for m in all_of)]
             rows += [(_ORDER[behind], ComposedSentence(words)) for words in true[:1]]
+        ordered = [sentence for _, sentence in sorted(rows, key=lambda row: row[0])]
         names = [NAMES[keyword.finding] for keyword in keywords]
-        together = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-        summary = (
-            "Impression: no acute cardiopulmonary abnormality." if NO_FINDING in listed else f"Impression: {together}."
-        )
-        return [sentence for _, sentence in sorted(rows, key=lambda row: row[0])] + [ComposedSentence(summary)]
+        if names:
+            together = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+            ordered.append(ComposedSentence(f"Impression: {together}."))
+        elif NO_FINDING in judged:
+            ordered.append(ComposedSentence("Impression: no acute cardiopulmonary abnormality."))
+        return ordered
 
     def _written(
         self, keywords: list[Keyword], findings: Sequence[Finding], writer: Writer

@@ -148,29 +148,37 @@ _FRAME_WORDS = (
     "lingula lingular lobe lobes lower lung lungs mediastinal mediastinum mid middle perihilar pleura pleural portion "
     "pulmonary region regions retrocardiac right side sides silhouette spine structures thorax trachea tracheal upper "
     "wall walls zone zones along",
-    "airspace change changes confluent defined focal hazy ill interstitial linear parenchymal patchy rounded",
 )
 _TERMS = (
+    "airspace change changes confluent defined focal hazy ill interstitial linear parenchymal patchy rounded",
     "atelectases cardiac cardiomediastinal consolidations densities density devices edematous effusions enlargement "
     "fractures infiltrates infiltration lesions masses nodules oedema opacification opacities size space spaces",
 )
 
+# What may stand beside the name of a finding, and nowhere else: alone it would be a finding of its own.
+_DESCRIBED = re.compile(
+    r"(?:\b(?:airspace|confluent|focal|hazy|ill-defined|interstitial|linear|parenchymal|patchy|rounded) )*$"
+)
+_CHANGED = re.compile(r"(?: changes?\b)?")
+
 # Words that put a finding somewhere; plurals of what there is once on each side mean both.
 _SIDES = {
-    "left": re.compile(r"\bleft"),
-    "right": re.compile(r"\bright"),
+    "left": re.compile(r"\b(?:left|lingula)"),
+    "right": re.compile(r"\b(?:right|middle lobe)"),
     "both": re.compile(
-        r"\b(?:both|bilateral|bi(?:bas|apic)|sides|bases|apices|lungs|zones|lobes|fields|angles|clavicles)"
+        r"\b(?:both|bilateral|bi(?:bas|apic)|sides|bases|apices|lungs|zones|lobes|fields|angles|clavicles|regions|walls|portions|areas)"
     ),
 }
 _HEIGHTS = {
     "upper": re.compile(r"\b(?:upper|(?:bi)?apical|apex|apices|clavicle)"),
     "mid": re.compile(r"\b(?:mid\b|middle|lingula|(?:peri)?hil(?:ar|um))"),
     "lower": re.compile(r"\b(?:lower|base|basal|basilar|bibas|costophrenic)"),
-    "middle": re.compile(r"\b(?:retrocardiac|behind|mediastin|trachea|spine)"),
+    "middle": re.compile(r"\b(?:retrocardiac|behind|mediastin|trachea|spine|heart|cardiac|silhouette)"),
+    "wall": re.compile(r"\b(?:walls?|pleura)\b"),
 }
-# Region without its side -> the words above that mean it; a whole lung has none.
+# Region without its side -> the words above that mean it.
 _HEIGHT_OF = {
+    "lung": "wall",
     **dict.fromkeys(("upper lung zone", "clavicle"), "upper"),
     **dict.fromkeys(("mid lung zone", "hilar structures"), "mid"),
     **dict.fromkeys(("lower lung zone", "costophrenic angle"), "lower"),
@@ -219,7 +227,9 @@ def says(sentence: str, keyword: Keyword, listed: Collection[str]) -> bool:
     words = sentence.lower()
     outside = words
     for mention in mentions:
-        outside = outside[: mention.start] + " " * (mention.end - mention.start) + outside[mention.end :]
+        start = _DESCRIBED.search(words[: mention.start]).start()
+        end = mention.end + _CHANGED.match(words[mention.end :]).end()
+        outside = outside[:start] + " " * (end - start) + outside[end:]
     if set(_letters(outside)) - _PLAIN or set(_letters(words)) - _PLAIN - _NAMING:
         return False
     named = _named(words, _SIDES)

@@ -67,9 +67,16 @@ def items(make_rows, classifier_processor, make_classifier_config):
         (judged(Edema=0.5), ["Edema"], [1]),
         (judged(Edema=0.49), ["Edema"], [0]),
         (judged(Edema=0.1) + judged(Edema=0.9) + judged(Edema=0.2), ["Edema", "Lung Opacity"], [1, 1]),
-        # a kind says what it is a kind of, all the way up, and nothing the other way
+        # a kind that is there says what it is a kind of, all the way up; none of all kinds, and no other way
         (judged(Pneumonia=1.0), ["Consolidation", "Lung Opacity", "Edema"], [1, 1, NAN]),
-        (judged(Mass=0.0, Nodule=0.0), ["Lung Lesion", "Lung Opacity"], [0, 0]),
+        (judged(Mass=0.0, Nodule=0.0), ["Lung Lesion", "Lung Opacity"], [0, NAN]),
+        (judged(Pneumonia=0.0), ["Lung Opacity"], [NAN]),
+        (judged(No_Finding=1.0), ["Edema", "Mass", "Support Devices", "No Finding"], [0, 0, NAN, 1]),
+        (judged(No_Finding=0.0), ["Edema"], [NAN]),
+        # what is absent has no kinds
+        (judged(Lung_Opacity=0.0), ["Pneumonia", "Mass", "Cardiomegaly"], [0, 0, NAN]),
+        # a label of a release that is no finding of ours says nothing
+        (judged(Edema=1.0) + judged(enlarged_hilum=0.0), ["Edema", "Mass"], [1, NAN]),
         (judged(Mass=0.0, Nodule=1.0), ["Lung Lesion", "Lung Opacity"], [1, 1]),
         (judged(Nodule=1.0, Mass=0.0), ["Lung Lesion", "Lung Opacity"], [1, 1]),
         (judged(Lung_Lesion=1.0), ["Mass", "Nodule"], [NAN, NAN]),
@@ -84,7 +91,7 @@ def test_targets_by_hand(findings, labels, expected):
 
 
 def test_present_from_moves_the_border():
-    assert targets(judged(Edema=0.6), ["Edema", "Lung Opacity"], present_from=0.75) == [0, 0]
+    assert targets(judged(Edema=0.6), ["Edema", "Mass"], present_from=0.75)[0] == 0
     assert targets(judged(Edema=0.1), ["Edema", "Lung Opacity"], present_from=0.1) == [1, 1]
 
 
@@ -93,7 +100,7 @@ def test_targets_of_nih_labels():
     labels = ["Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Opacity", "Lung Lesion", "Pleural Other", "Mass"]
     labels += ["Consolidation", "No Finding", "Fracture", "Hernia"]
     for released, expected in {
-        "No Finding": [0, 0, 0, 0, 0, 0, 0, 1, NAN, 0],
+        "No Finding": [0, 0, 0, 0, 0, 0, 0, 1, 0, 0],
         "Cardiomegaly|Hernia": [1, 1, 0, 0, 0, 0, 0, 0, NAN, 1],
         "Mass|Pleural_Thickening": [0, 0, 1, 1, 1, 1, 0, 0, NAN, 0],
         "Infiltration": [0, 0, 1, 0, 0, 0, 0, 0, NAN, 0],
@@ -278,7 +285,7 @@ OFF = "none of its 2 fixations lies on the film (x to 112, y to 200); they are 0
 @pytest.mark.parametrize(
     ("known", "said"),
     [
-        ({"findings": judged(Cancer=1.0)}, "finding 'Cancer' is not in the vocabulary of gaze_vlm.findings"),
+        ({"findings": judged(Cancer=1.0)}, "finding 'Cancer' is in no vocabulary of gaze_vlm.findings"),
         ({"boxes": [box("heart", 0, 0, 1, 1)]}, "box of 'heart', which is neither a finding nor a region"),
         ({"boxes": [box("Mass", 0.5, 0.25, 0.5, 0.75)]}, BOX.format("0.5, 0.25, 0.5, 0.75")),
         ({"boxes": [box("Mass", 0.75, 0.25, 0.5, 0.75)]}, BOX.format("0.75, 0.25, 0.5, 0.75")),

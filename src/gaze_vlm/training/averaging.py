@@ -52,6 +52,8 @@ class AveragedWeights(TrainerCallback):
                 self.average[name].copy_(value)
 
     def on_save(self, args, state, control, **kwargs):
+        if not args.should_save:
+            return
         path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}", self.FILE)
         save_file(self.average, f"{path}.part")
         os.replace(f"{path}.part", path)  # whole or not there

@@ -45,8 +45,8 @@ def choose_thresholds(
 ) -> list[float]:
     """Probability of each finding from which it counts as present.
 
-    - "f1": where F1 is highest among the cases with a known label; 0.5 for a finding without a positive. With few
-      positives this is mostly luck.
+    - "f1": where F1 is highest among the cases with a known label, midway to the next lower probability; 0.5 for a
+      finding without a positive. With few positives this is mostly luck.
     - "frequency": so that a finding is called `frequency` times as often as there are cases; labels are not looked at;
       0.5 for one whose frequency is unknown.
 
@@ -63,7 +63,8 @@ def choose_thresholds(
         if rule == "frequency" and not np.isnan(frequency[number]):
             thresholds.append(float(np.quantile(scores, min(1.0, max(0.0, 1 - frequency[number])))))
         elif rule == "f1" and truth[known].any():
-            thresholds.append(float(best_thresholds(truth[known, None] == 1, scores[known, None])[0]))
+            best = best_thresholds(truth[known, None] == 1, scores[known, None])[0]
+            thresholds.append(float((best + max(scores[known & (scores < best)], default=0.0)) / 2))
         else:
             thresholds.append(0.5)
     return thresholds

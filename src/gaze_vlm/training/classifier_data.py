@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from ..findings import FINDINGS, FINER_FINDINGS, REGIONS, implied
+from ..findings import FINDINGS, FINER_FINDINGS, NO_FINDING, REGIONS, implied, is_known
 from ..metrics._numbers import ratio
 from ..models.processing_gaze_vlm import pad_fixations
 from ..scanpath import Scanpath, ScanpathError
@@ -24,6 +24,12 @@ logger = logging.getLogger(__name__)
 SUPERVISION = ("gaze", "boxes")
 VOCABULARY = frozenset((*FINDINGS, *FINER_FINDINGS))
 _PLACES = frozenset(("chest", *REGIONS))  # what boxes may be named after that are no finding's
+_ABOVE = {name: implied([name]) - {name} for name in (*FINDINGS, *FINER_FINDINGS)}
+# Finding -> all kinds of it; in an order in which kinds that have kinds come first
+_KINDS = {
+    name: [kind for kind, above in _ABOVE.items() if name in above]
+    for name in ("Consolidation", "Lung Lesion", "Pleural Other", "Enlarged Cardiomediastinum", "Lung Opacity")
+}
 _READ = ["image_id", "patient_id", "transcript", "findings", "boxes", "scanpath"]
 
 
@@ -42,8 +48,9 @@ def taught_findings(rows: datasets.Dataset, present_from: float = 0.5) -> list[s
 def targets(findings: Sequence[dict] | None, labels: Sequence[str], present_from: float = 0.5) -> list[float]:
     """What is known of each label: 1 present, 0 absent, NaN unknown.
 
-    What a row judges itself counts. Of a label that it does not judge its kinds tell (`findings.implied`): it is
-    present where one of them is, taken for absent where all that were judged are absent, and unknown where none was.
+    What a row judges itself counts. A finding that it does not judge is present where a kind of it is
+    (`findings.implied`), absent where all kinds of it are, absent where it is a kind of what is absent, and absent
+    (but for devices) where there is no finding.
 
     Args:
         findings: of a row, `{"name", "certainty"}` each; None where nobody judged any.
@@ -51,10 +58,16 @@ def targets(findings: Sequence[dict] | None, labels: Sequence[str], present_from
         present_from: certainty from which a finding counts as present; below it is absent.
     """
     judged = _judged(findings, present_from)
-    known = dict(judged)
-    for name, present in judged.items():
-        for above in implied([name]) - judged.keys():
-            known[above] = max(known.get(above, 0.0), present)
+    nothing = judged.get(NO_FINDING) == 1
+    known = {
+        name: 0.0
+        for name, above in _ABOVE.items()
+        if any(judged.get(one) == 0 for one in above) or (nothing and name != "Support Devices")
+    } | judged
+    for name, kinds in _KINDS.items():
+        told = [known.get(kind) for kind in kinds]
+        if name not in known and (1.0 in told or None not in told):
+            known[name] = float(1.0 in told)
     return [known.get(name, float("nan")) for name in labels]
 
 
@@ -62,6 +75,8 @@ def _judged(findings: Sequence[dict] | None, present_from: float) -> dict[str, f
     """1 or 0 of each finding that a row judges itself; one that is listed several times is present if any entry is."""
     judged: dict[str, float] = {}
     for one in findings or ():
+        if one["name"] not in VOCABULARY:
+            continue
         judged[one["name"]] = max(judged.get(one["name"], 0.0), float(one["certainty"] >= present_from))
     return judged
 
@@ -116,7 +131,8 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
         self.supervision, self.present_from = frozenset(supervision), present_from
         self.counts: Counter[str] = Counter()
         imaged = has_image(rows)
-        kept, self.targets, self.boxes, self.scanpaths, self.transcripts, self.patients = [], [], [], [], [], []
+        kept, self.targets, self.boxes, self.scanpaths, self.transcripts = [], [], [], [], []
+        self.patients, self.images = [], []
         for number, row in enumerate(rows.select_columns(_READ)):
             place = f"row {number} (image {row['image_id']})"
             label = targets(self._checked(row["findings"], place), self.labels, present_from)
@@ -129,6 +145,7 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
             self.boxes.append(boxes)
             self.scanpaths.append(scanpath)
             self.transcripts.append(" ".join(piece["text"].strip() for piece in row["transcript"] or ()))
+            self.images.append(row["image_id"])
             self.patients.append(row["patient_id"] or row["image_id"])
         if not kept:
             raise ValueError(f"none of {len(rows)} rows has an image and a finding that is judged")
@@ -140,11 +157,12 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
 
     def __getitem__(self, item: int) -> dict:
         rng = self.rng(item)
-        view = View.random(rng) if self.augment else View()
+        flip = 0.0 if self.reads_transcripts else 0.5  # words know left from right
+        view = View.random(rng, flip=flip) if self.augment else View()
         one = {"pixel_values": self._pixels(item, view, rng), "labels": torch.tensor(self.targets[item])}
         if "gaze" in self.supervision:
-            path = self.scanpaths[item]
-            one["fixations"] = None if path is None else view.scanpath(path).to_array()
+            path = self.scanpaths[item] and view.scanpath(self.scanpaths[item])
+            one["fixations"] = path.to_array() if path and path.inside.any() else None  # a crop may leave none
         if "boxes" in self.supervision:
             seen = [(view.box_of(box), label) for box, label in self.boxes[item]]
             one["boxes"] = [(box, label) for box, label in seen if box is not None]
@@ -162,8 +180,8 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
 
     def _checked(self, findings: Sequence[dict] | None, place: str) -> Sequence[dict] | None:
         for one in findings or ():
-            if one["name"] not in VOCABULARY:
-                raise ValueError(f"{place}: finding {one['name']!r} is not in the vocabulary of gaze_vlm.findings")
+            if one["name"] not in VOCABULARY and not is_known(one["name"]):
+                raise ValueError(f"{place}: finding {one['name']!r} is in no vocabulary of gaze_vlm.findings")
         return findings
 
     def _boxes(self, boxes: Sequence[dict], place: str) -> list[tuple[list[float], int]]:
@@ -171,7 +189,7 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
         kept = []
         for one in boxes:
             name, box = one["name"], one["box"]
-            if name not in VOCABULARY | _PLACES:
+            if name not in VOCABULARY | _PLACES and not is_known(name):
                 raise ValueError(f"{place}: box of {name!r}, which is neither a finding nor a region")
             x1, y1, x2, y2 = np.clip(box, 0.0, 1.0).tolist()
             if not (x1 < x2 and y1 < y2 and -1 <= min(box) <= max(box) <= 2):

@@ -19,7 +19,6 @@ from .curriculum import GazeCurriculum
 from .parts_trainer import PartsTrainer, in_turn
 
 MIN_POSITIVES = 5  # below a handful of positives a finding's AUROC is mostly chance
-METRICS = ("loss", "auroc", "average_precision", "f1", "calibration_error", "pointing_game", "attention_iou")
 
 
 @dataclass
@@ -55,6 +54,8 @@ class ClassifierTrainingArguments(TrainingArguments):
             raise ValueError("load_best_model_at_end keeps one checkpoint, average_decay an average: set one of them")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be false: the collator needs all of an item")
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = True  # a loss that is switched off leaves weights without gradient
         super().__post_init__()
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..grounding import map_iou, map_peaks, pointing_game
+from ..grounding import iou_union, map_iou, map_peaks, pointing_game
 from . import Metric, Score, beside, score
 
 CENTRE_SIGMA = 0.25  # of the film's sides: where most of a chest is
+EVEN = "even attention (the boxes' area)"
 
 
 def attention_scores(
@@ -20,7 +21,8 @@ def attention_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Score]:
-    """Pointing game and IoU of each system's maps, beside a Gaussian in the centre of the film and even attention.
+    """Pointing game and IoU of each system's maps, beside a Gaussian in the centre of the film and even attention,
+    whose IoU is the boxes' share of the film, as is the chance that a point hits them.
 
     Args:
         systems: name -> its maps (n, rows, columns), one array a seed it was trained with; a case counts with the mean
@@ -30,14 +32,17 @@ def attention_scores(
     """
     y, x = np.meshgrid(*((np.arange(size) + 0.5) / size - 0.5 for size in (32, 32)), indexing="ij")
     centre = np.exp(-(x**2 + y**2) / (2 * CENTRE_SIGMA**2))
-    baselines = {"centre of the film": centre, "even attention": np.ones((1, 1))}
-    known = {name: [np.broadcast_to(one, (len(reference), *one.shape))] for name, one in baselines.items()}
+    area = iou_union([[(0, 0, 1, 1)]] * len(reference), reference)
+    known = {"centre of the film": [np.broadcast_to(centre, (len(reference), *centre.shape))], EVEN: None}
 
     def mean_of(measure):
-        return lambda maps: np.stack([measure(one) for one in maps]).mean(axis=0)
+        def cases(maps: Sequence[np.ndarray] | None) -> np.ndarray:
+            return area if maps is None else np.stack([measure(one, reference) for one in maps]).mean(axis=0)
+
+        return cases
 
     metrics = [
-        Metric("pointing game (no tolerance)", True, mean_of(lambda maps: pointing_game(map_peaks(maps), reference))),
-        Metric("attention IoU (cells from half of the peak on)", True, mean_of(lambda maps: map_iou(maps, reference))),
+        Metric("pointing game (no tolerance)", True, mean_of(lambda maps, of: pointing_game(map_peaks(maps), of))),
+        Metric("attention IoU (cells from half of the peak on)", True, mean_of(map_iou)),
     ]
     return score(beside(systems, known), metrics, groups=groups, resamples=resamples, seed=seed)
