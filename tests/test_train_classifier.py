@@ -285,7 +285,7 @@ def test_balance_is_stored_and_can_be_read_where_all_films_have_a_finding(train,
     manifest.write_text(re.sub(r"Cardiomegaly,", "Cardiomegaly|Hernia,", few).replace("Finding,", "Finding|Hernia,")
                         .replace("Mass,", "Mass|Hernia,"))  # fmt: skip
     options = ("--data", nih, "--supervision", "none", "--preset", "plain", "--vision_tower", tower, "--max_steps", 1)
-    options += ("--findings", "Hernia", "Mass", "Fracture", "--thresholds", "frequency")
+    options += ("--findings", "Hernia", "Mass", "Support Devices", "--thresholds", "frequency")
     for power, out in ((1, tmp_path / "one"), (0.5, tmp_path / "half")):
         train(*options, "--balance", power, "--output_dir", out)
         config = AutoModel.from_pretrained(out).config
@@ -320,9 +320,10 @@ def test_kinds_of_supervision_are_compared_once(train, refused, nih, tower, tmp_
     assert {str(path.parent.relative_to(out)) for path in out.rglob("metrics.json")} == runs
     assert not same_weights(out / "boxes/seed-42", out / "boxes/seed-43")
     text, results = (out / "results.md").read_text(), json.loads((out / "results.json").read_text())
-    for name in ("supervised by boxes", "no supervision", "label frequency", "centre of the film", "even attention"):
+    baselines = ("label frequency", "centre of the film", "even attention (the boxes' area)")
+    for name in ("supervised by boxes", "no supervision", *baselines):
         assert name in text
-    assert "12 films of the validation split, 2 seeds;" in text and "Cardiomegaly, Mass" in text
+    assert "12 readings of 12 films (validation split), 2 seeds;" in text and "Cardiomegaly, Mass" in text
     assert "chosen on these very films" in text, "there is no test split"
     scores = {(one["system"], one["metric"].split(",")[0].split(" (")[0]): one for one in results["scores"]}
     for kind, name in (("boxes", "supervised by boxes"), ("none", "no supervision")):
@@ -335,7 +336,7 @@ def test_kinds_of_supervision_are_compared_once(train, refused, nih, tower, tmp_
             assert interval["estimate"] == pytest.approx(known, abs=1e-6), (name, metric)
             assert 0 <= interval["low"] <= interval["high"] <= 1
     assert scores["label frequency", "AUROC"]["interval"]["estimate"] == 0.5
-    assert scores["even attention", "attention IoU"]["interval"]["estimate"] == pytest.approx(0.5)
+    assert scores["even attention (the boxes' area)", "attention IoU"]["interval"]["estimate"] == pytest.approx(0.5)
     difference = scores["no supervision", "AUROC"]["difference"]
     known = [scores[name, "AUROC"]["interval"]["estimate"] for name in ("supervised by boxes", "no supervision")]
     assert abs(difference["estimate"]) == pytest.approx(abs(known[0] - known[1]))

@@ -280,7 +280,7 @@ class ReadingPipeline:
         _, processor = self.vlm
         pixels = self._pixels(processor, films)
         scanpaths, sources = self._gaze(films, pixels, given)
-        reported = [[record for record in records if record["name"] in PLACED] for records in findings]
+        reported = [[record for record in records if record["name"] in FINDING_REGIONS] for records in findings]
         reports = report(pixels, scanpaths, reported)
         readings = []
         for film, records, scanpath, source, sentences in zip(
