@@ -38,6 +38,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser,
 from gaze_vlm import GazeClassifier, GazeClassifierConfig, GazeClassifierProcessor
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.pipelines import NANO
+from gaze_vlm.training.averaging import AveragedWeights
 from gaze_vlm.training.calibration import THRESHOLDS
 from gaze_vlm.training.classifier_data import ClassifierRows, taught_findings
 from gaze_vlm.training.classifier_trainer import (
@@ -202,7 +203,8 @@ def train(one: Run, script: ScriptArguments, training: ClassifierTrainingArgumen
     training = copy.copy(training)
     training.output_dir, training.seed, training.run_name = str(one.folder), one.seed, one.folder.name
     if training.resume_from_checkpoint == "last" or is_compared(script):
-        training.resume_from_checkpoint = last_checkpoint(one.folder)
+        files = (AveragedWeights.FILE,) if training.average_decay else ()
+        training.resume_from_checkpoint = last_checkpoint(one.folder, files)
     with refusing():
         set_seed(one.seed)
         model, processor = load_model(script, labels)

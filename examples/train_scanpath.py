@@ -251,14 +251,14 @@ def items_of(
 # ---- training
 
 
-def last_checkpoint(folder: str | Path) -> str | None:
-    """The last one that was written to its end, by every process; a log line names those left out."""
+def last_checkpoint(folder: str | Path, files: tuple[str, ...] = ()) -> str | None:
+    """The last one that was written to its end, by every process, with `files`; a log line names those left out."""
     processes = range(PartialState().num_processes)
     found = {int(step): one for one in Path(folder).glob("checkpoint-*") if (step := one.name[11:]).isdecimal()}
     for _, checkpoint in sorted(found.items(), reverse=True):
         random = [checkpoint / f"rng_state_{process}.pth" for process in processes]
         drawn = (checkpoint / "rng_state.pth").is_file() or all(file.is_file() for file in random)
-        if drawn and (checkpoint / "trainer_state.json").is_file():
+        if drawn and all((checkpoint / name).is_file() for name in ("trainer_state.json", *files)):
             return str(checkpoint)
         logger.warning("%s: left out, it was not written to its end by %d processes", checkpoint, len(processes))
     return None

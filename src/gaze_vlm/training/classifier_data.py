@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from ..findings import FINDINGS, FINER_FINDINGS, NO_FINDING, REGIONS, implied, is_known
+from ..findings import FINDINGS, FINER_FINDINGS, NO_FINDING, PARENTS, REGIONS, implied, is_known
 from ..metrics._numbers import ratio
 from ..models.processing_gaze_vlm import pad_fixations
 from ..scanpath import Scanpath, ScanpathError
@@ -91,9 +91,9 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
     (k, 4), `box_labels` (k,) and `transcript`. With `augment` film, boxes and gaze go through one random view (crop
     and mirroring) that is drawn anew in each epoch, and the film through a random contrast and brightness.
 
-    Boxes are of findings: those named after a finer finding that is no label count for what it is a kind of, those of
-    regions and of findings that are no labels are left out, as those are of which a reader was less certain than
-    `present_from`. They are cut to the film.
+    Boxes are of findings: those of a finding that is no label count for the next one above it that is, others are left
+    out, as are those of regions and those of which a reader was less certain than `present_from`. They are cut to the
+    film.
 
     Args:
         rows: of the schema.
@@ -197,9 +197,11 @@ class ClassifierRows(DrawnRows, torch.utils.data.Dataset):
                 raise ValueError(
                     f"{place}: box {shown} of {name} is no area on the film; x1, y1, x2, y2 are 0..1 of it"
                 )
-            label = next((one for one in (name, FINER_FINDINGS.get(name)) if one in self.labels), None)
+            label = name
+            while label and label not in self.labels:
+                label = FINER_FINDINGS.get(label) or PARENTS.get(label)
             sure = one["certainty"] is None or one["certainty"] >= self.present_from
-            if label is not None and sure:
+            if label and sure:
                 kept.append(([x1, y1, x2, y2], self.labels.index(label)))
         return kept
 
