@@ -70,6 +70,7 @@ def choose_regions(finding: str, attention: np.ndarray | None = None) -> list[di
     Half, and excess, were chosen on the boxes of NIH ChestX-ray14 and RSNA, most of them of training films: of 165
     pairs of film and finding the sides are named exactly for 78 %, with a third of the best for 74 %, with three
     quarters for 74 %, by whole density at its best share (0.85) for 69 %, by the dictionary's first region for 35 %.
+    Of the 18 on validation films 11 are (by the dictionary 9).
 
     Args:
         finding: a name of `findings.FINDINGS` or `findings.FINER_FINDINGS`.

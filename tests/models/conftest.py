@@ -111,7 +111,7 @@ def gaze_token_config(**kwargs):
     names = ("text_config", "fusion_layers", "gaze_input", "box_input", "transcript_input", "gaze_schedule")
     trust = ("trust_on_image", "trust_fixations", "trust_seconds")
     chosen = {name: paper[name] for name in (*names, *trust)}
-    return classifier_config(**chosen, fusion_heads=2, fusion_dropout=0.0, input_dropout=0.0, **kwargs)
+    return classifier_config(**chosen, fusion_size=16, fusion_heads=2, fusion_dropout=0.0, input_dropout=0.0, **kwargs)
 
 
 def bert_config():

@@ -35,7 +35,9 @@ class GazeClassifierConfig(PreTrainedConfig):
         projection_dim (`int`): width of the contrastive space.
         fusion_layers (`int`): transformer layers in which a gaze token, the patches and the transcript meet before
             the pooling; 0: there is no gaze token.
-        fusion_heads (`int`): attention heads of these layers.
+        fusion_size (`int`): their width, to which patches are brought down, and from which what they learn is brought
+            back up and added.
+        fusion_heads (`int`): their attention heads.
         fusion_dropout (`float`): dropout in them.
         gaze_input, box_input, transcript_input (`bool`): fixations, boxes and transcript are not only learned from
             but also read, where they are given.
@@ -66,6 +68,7 @@ class GazeClassifierConfig(PreTrainedConfig):
     attention: str = "per_class"
     projection_dim: int = 128
     fusion_layers: int = 0
+    fusion_size: int = 256
     fusion_heads: int = 8
     fusion_dropout: float = 0.1
     gaze_input: bool = False
@@ -126,6 +129,8 @@ class GazeClassifierConfig(PreTrainedConfig):
                 raise ValueError(f"{name}: {len(values)}, labels: {self.num_labels}; one a label is needed")
         if self.positive_weights is not None and not min(self.positive_weights) > 0:
             raise ValueError(f"positive_weights must be above 0, got {min(self.positive_weights)}")
+        if self.fusion_size % self.fusion_heads:
+            raise ValueError(f"fusion_heads: {self.fusion_heads} do not divide fusion_size, {self.fusion_size}")
         if self.transcript_input and (self.text_config is None or not self.fusion_layers):
             raise ValueError("transcript_input needs a text_config, and fusion_layers in which it meets the patches")
 

@@ -113,22 +113,25 @@ class GazeToken(nn.Module):
 
     def __init__(self, width: int, config: GazeClassifierConfig):
         super().__init__()
-        self.token = nn.Parameter(torch.empty(1, 1, width))
+        size = config.fusion_size
+        self.token = nn.Parameter(torch.empty(1, 1, size))
+        self.down_proj = nn.Linear(width, size)
         self.layers = nn.ModuleList(
-            FusionLayer(width, config.fusion_heads, config.fusion_dropout) for _ in range(config.fusion_layers)
+            FusionLayer(size, config.fusion_heads, config.fusion_dropout) for _ in range(config.fusion_layers)
         )
-        self.norm = nn.LayerNorm(width)
-        self.to_query = nn.Linear(width, width, bias=False)
+        self.norm = nn.LayerNorm(size)
+        self.up_proj = nn.Linear(size, width)
+        self.to_query = nn.Linear(size, width, bias=False)
 
     def forward(self, tokens: torch.Tensor, transcript: torch.Tensor, has_transcript: torch.Tensor):
-        """Patches (B, P, D), transcripts (B, D) and which there are (B,) -> patches, query offset (B, 1, D)."""
-        states = torch.cat([self.token.expand(len(tokens), -1, -1), transcript[:, None], tokens], 1)
+        """Patches (B, P, D), transcripts (B, fusion_size), which there are (B,) -> patches, query offset (B, 1, D)."""
+        states = torch.cat([self.token.expand(len(tokens), -1, -1), transcript[:, None], self.down_proj(tokens)], 1)
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         mask[:, 1] = has_transcript
         for layer in self.layers:
             states = layer(states, mask)
         states = self.norm(states)
-        return states[:, 2:], self.to_query(states[:, :1])
+        return tokens + self.up_proj(states[:, 2:]), self.to_query(states[:, :1])
 
 
 class GazeClassifier(GazeClassifierPreTrainedModel):
@@ -143,8 +146,6 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
         width = tower_width(self.vision_tower)
-        if config.fusion_layers and width % config.fusion_heads:
-            raise ValueError(f"fusion_heads: {config.fusion_heads} do not divide the tower's width, {width}")
         self.norm = nn.LayerNorm(width)
         self.gaze_embedding = nn.Linear(1, width) if config.gaze_input else None
         self.box_embedding = nn.Linear(1, width) if config.box_input else None
@@ -158,7 +159,7 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
             self.text_tower = AutoModel.from_config(config.text_config)
             self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         if config.transcript_input:
-            self.transcript_projection = nn.Linear(config.text_config.hidden_size, width)
+            self.transcript_projection = nn.Linear(config.text_config.hidden_size, config.fusion_size)
         self.gaze_scale = 1.0
         self.post_init()
 
@@ -291,7 +292,8 @@ class GazeClassifier(GazeClassifierPreTrainedModel):
                 tokens = tokens + torch.where(there[:, None, None], embedded, 0)
         if self.gaze_token is None:
             return tokens, None
-        words, there = tokens.new_zeros(len(tokens), tokens.shape[-1]), tokens.new_zeros(len(tokens), dtype=torch.bool)
+        words = tokens.new_zeros(len(tokens), self.config.fusion_size)
+        there = torch.zeros_like(words[:, 0], dtype=torch.bool)
         if transcript is not None and self.transcript_projection is not None:
             self._check_batch(tokens, transcript=transcript)
             words = self.transcript_projection(self._text_states(transcript, transcript_mask))
