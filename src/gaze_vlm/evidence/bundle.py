@@ -1,8 +1,7 @@
-"""What a report rests on: sentence by sentence the findings, the regions, the fixations, the confidence.
+"""A report and what it rests on, as JSON and as a page.
 
-`link_evidence` makes an `EvidenceBundle` from a report, a classifier's findings and a scanpath. The bundle travels as
-JSON (`JSON_SCHEMA` is the contract, and every bundle is checked against it when it is made) and as one self-contained
-page. A reviewer's decision on a sentence is part of it.
+`JSON_SCHEMA` is the contract, and every bundle is checked against it when it is made. A reviewer's decision on a
+sentence is part of it.
 
 Frames: boxes are [x1, y1, x2, y2] and fixations x, y in 0..1 of the image from the top left; seconds; left and right
 are the patient's, so "left" lies on the right of the image.
@@ -16,25 +15,20 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from . import json_schema as schema
-from .findings import FINDING_REGIONS, REGIONS
-from .labeler import Mention, label, sentences
-from .scanpath import Scanpath
-from .visualize import heat_layer, to_grey
+from .. import json_schema as schema
+from ..scanpath import Scanpath
+from ..visualize import heat_layer, to_grey
 
 SCHEMA_VERSION = "1.0"
 NOTICE = "This is a research demonstration and not a medical device: nothing in it may guide the care of a patient."
-
-Box = Sequence[float]
 
 
 class EvidenceError(ValueError):
@@ -240,7 +234,7 @@ class EvidenceBundle:
             raise EvidenceError(f"film (width, height): {film.size}, evidence: {size}")
         film.thumbnail((_PAGE_FILM, _PAGE_FILM), Image.Resampling.LANCZOS)
         heat = heat_layer(Scanpath.from_records(self.scanpath), size)
-        template = files(__package__).joinpath("evidence.html").read_text(encoding="utf-8")
+        template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
         parts = {
             "title": html.escape(self.image["name"]),
             "report": html.escape(self.report),
@@ -280,148 +274,3 @@ def _csp_hash(template: str, element: str) -> str:
     """Hash of the text of the template's one plain `element`, as a Content-Security-Policy names it."""
     content = template.split(f"<{element}>", 1)[1].split(f"</{element}>", 1)[0]
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-
-
-# ---- linking
-
-
-def link_evidence(
-    report: str,
-    findings: Sequence[dict[str, Any]],
-    scanpath: Scanpath | None,
-    *,
-    sources: Sequence[str] | None = None,
-    image: dict[str, Any],
-    model: dict[str, str],
-    gaze: str,
-) -> EvidenceBundle:
-    """Link each sentence of a report to findings, regions and fixations.
-
-    Args:
-        report: the text; `labeler` splits it into sentences and reads their findings.
-        findings: the classifier's records `{"name", "probability", "present", "regions": [{"name", "box"}]}`.
-        scanpath: the fixations in the image's frame, None when there are none.
-        sources: "model" or "template" for each sentence of `labeler.sentences(report)`; all "model" when left out.
-        image: `{"name", "sha256", "width", "height"}`; of the name only the file's own part is kept.
-        model: `{"name", "version"}`.
-        gaze: where the scanpath comes from: "given", "predicted" or "none".
-
-    The regions of a sentence are those of every finding it names, whatever its status: one looks there to deny it,
-    too. They are the classifier's, else the usual ones of `findings.FINDING_REGIONS`, in both cases on the side and at
-    the height (upper, middle, lower) that the sentence names.
-    """
-    spans = sentences(report)
-    sources = ["model"] * len(spans) if sources is None else sources
-    if len(sources) != len(spans):
-        raise EvidenceError(f"sources: {len(sources)}, sentences in the report: {len(spans)}")
-    scanpath = Scanpath([], [], [], []) if scanpath is None else scanpath
-    records = {record["name"]: record for record in findings}
-    mentions = label(report).mentions
-    linked = []
-    for index, ((start, end), source) in enumerate(zip(spans, sources, strict=True)):
-        said = [mention for mention in mentions if mention.sentence == index]
-        regions = _regions(said, report[start:end], records)
-        linked.append(
-            EvidenceSentence(
-                text=report[start:end],
-                start=start,
-                end=end,
-                findings=_unique({"name": mention.finding, "status": mention.status} for mention in said),
-                confidence=_confidence(said, records),
-                regions=regions,
-                fixations=_inside(scanpath, [region["box"] for region in regions]),
-                source=source,
-            )
-        )
-    # a name read from a disk may hold bytes that are no UTF-8
-    name = PureWindowsPath(str(image.get("name", ""))).name.encode("utf-8", "replace").decode()
-    return EvidenceBundle(
-        {**image, "name": name}, model, report, tuple(linked), list(findings), scanpath.to_records(), gaze
-    )
-
-
-_HEIGHTS = (
-    (re.compile(r"\bupper\b|\bapic|\bapex", re.IGNORECASE), re.compile("upper|clavicle")),
-    (re.compile(r"\bmid(?:dle|-?lung|-?zone)?\b|\blingula|\bperihilar", re.IGNORECASE), re.compile("mid |hilar")),
-    (re.compile(r"\blower\b|\bbases?\b|\bbas(?:al|ilar)|\bbi-?bas", re.IGNORECASE), re.compile("lower|costophrenic")),
-)
-"""How a sentence names a height of the lung, and the names of the regions that lie there."""
-
-
-def _regions(said: Sequence[Mention], sentence: str, records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Regions `{"name", "box"}` of a sentence and its mentions; a usual one that lies within another is left out."""
-    seen, usual = [], []
-    for mention in said:
-        record = _record(mention, records)
-        if record and record["regions"]:
-            seen += _at_height(record["regions"], sentence)
-        else:
-            links = _of(mention, FINDING_REGIONS) or ()
-            boxes = [{"name": link.region, "box": list(REGIONS[link.region].box)} for link in links]
-            usual += _at_height(_on_side(boxes, mention.side), sentence)
-    regions = _unique([*seen, *usual])
-    return [region for region in regions if region in seen or not any(_holds(other, region) for other in regions)]
-
-
-def _record(mention: Mention, records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """The classifier's record with the regions on the mention's side; None when all it has lie on the other."""
-    record = _of(mention, records)
-    if not record or not record["regions"]:
-        return record
-    regions = _on_side(record["regions"], mention.side)
-    return {**record, "regions": regions} if regions else None
-
-
-def _of(mention: Mention, table: dict[str, Any]) -> Any:
-    """The table's entry for the mention: for its finer name ("Nodule"), else for its finding, else None."""
-    return next((table[name] for name in (mention.detail, mention.finding) if name in table), None)
-
-
-def _on_side(regions: list[dict[str, Any]], side: str | None) -> list[dict[str, Any]]:
-    return regions if side in (None, "both") else [region for region in regions if _side(region) == side]
-
-
-def _side(region: dict[str, Any]) -> str:
-    """The patient's side: the named region's own, else that of the box's centre."""
-    if region["name"] in REGIONS:
-        return REGIONS[region["name"]].side
-    return "left" if region["box"][0] + region["box"][2] > 1 else "right"
-
-
-def _at_height(regions: list[dict[str, Any]], sentence: str) -> list[dict[str, Any]]:
-    """Those at a height that the sentence names; all of them when none is."""
-    named = [names for words, names in _HEIGHTS if words.search(sentence)]
-    return [region for region in regions if any(names.search(region["name"]) for names in named)] or regions
-
-
-def _holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
-    """Is `inner` a part of `outer`, so that it adds nothing to it?"""
-    (a1, b1, a2, b2), (x1, y1, x2, y2) = outer["box"], inner["box"]
-    return outer is not inner and a1 <= x1 and b1 <= y1 and x2 <= a2 and y2 <= b2
-
-
-def _confidence(said: Sequence[Mention], records: dict[str, dict[str, Any]]) -> float | None:
-    """The classifier's agreement: with what is present, else with what is uncertain, else with the denial of all."""
-    for status in ("present", "uncertain", "absent"):
-        stated = [_record(mention, records) for mention in said if mention.status == status]
-        if stated:
-            highest = max((record["probability"] for record in stated if record), default=None)
-            return highest if highest is None or status != "absent" else 1 - highest
-    return None
-
-
-def _inside(scanpath: Scanpath, boxes: Iterable[Box]) -> list[int]:
-    """Indices of the fixations that lie in one of the boxes, their borders included."""
-    x, y = scanpath.x.astype(float), scanpath.y.astype(float)
-    inside = np.zeros(len(scanpath), bool)
-    for x1, y1, x2, y2 in boxes:
-        inside |= (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
-    return np.flatnonzero(inside).tolist()
-
-
-def _unique(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = []
-    for record in records:
-        if record not in kept:
-            kept.append(record)
-    return kept

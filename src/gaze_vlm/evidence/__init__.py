@@ -1,0 +1,18 @@
+"""What a report rests on: sentence by sentence the findings, the regions, the fixations, the confidence.
+
+`link_evidence` makes an `EvidenceBundle` from a report, a classifier's findings and a scanpath. It travels as JSON and
+as one self-contained page.
+"""
+
+from .bundle import JSON_SCHEMA, NOTICE, SCHEMA_VERSION, EvidenceBundle, EvidenceError, EvidenceSentence
+from .links import link_evidence
+
+__all__ = [
+    "JSON_SCHEMA",
+    "NOTICE",
+    "SCHEMA_VERSION",
+    "EvidenceBundle",
+    "EvidenceError",
+    "EvidenceSentence",
+    "link_evidence",
+]
