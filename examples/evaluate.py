@@ -5,6 +5,9 @@
     python examples/evaluate.py scanpath --gazesearch FILE [--config image-disjoint]
     python examples/evaluate.py boxes --nih DIR
     python examples/evaluate.py attention --nih DIR
+    python examples/evaluate.py ground --nih DIR
+    python examples/evaluate.py vqa --nih DIR
+    python examples/evaluate.py trajectory --nih DIR
     python examples/evaluate.py labeler --iu FILE
     python examples/evaluate.py compose --iu FILE
     python examples/evaluate.py compose --nih DIR
@@ -18,11 +21,10 @@ embedded nano or `--model`. Intervals are 95 % bootstrap intervals over patients
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from datasets import Image
+from open_films import Boxed, boxed_films, canonical, films_of
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -30,10 +32,8 @@ from transformers.utils import logging
 from gaze_vlm import Scanpath
 from gaze_vlm.cli_score import show
 from gaze_vlm.data import IuXray, load
-from gaze_vlm.data.matching import present_findings
 from gaze_vlm.data.mesh import labeler_against_mesh
 from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, REGIONS, implied
-from gaze_vlm.images import Film, read_film
 from gaze_vlm.labeler import label
 from gaze_vlm.metrics.baselines import NORMAL_TEMPLATE, CentrePrior, NearestNeighbour, blank_like, noise_like
 from gaze_vlm.metrics.cases import Case, Pairs
@@ -49,19 +49,8 @@ from gaze_vlm.pipelines import ReadingPipeline, grey_film
 from gaze_vlm.report_composer import ReportComposer, choose_regions
 from gaze_vlm.report_composer import text as join
 
+WHAT = ("classify", "report", "scanpath", "boxes", "attention", "ground", "vqa", "trajectory", "labeler", "compose")
 SAMPLES = 20  # scanpaths drawn a case, where their mean or their spread is measured
-
-
-def films_of(root: Path, split: str):
-    """Films of a split, the findings labelled there in NIH's words, and their patients."""
-    rows = load("nih_cxr", root)[split].cast_column("image", Image(decode=False))
-    films = [read_film(image["path"]) for image in rows["image"]]
-    return films, [present_findings(row) for row in rows], list(rows["patient_id"])
-
-
-def canonical(names) -> frozenset[str]:
-    """NIH's findings in CheXpert's words; what those have no word for is left out."""
-    return frozenset(FINER_FINDINGS.get(name, name) for name in names) & set(FINDINGS)
 
 
 def evaluate_classify(models: ReadingPipeline, arguments) -> ScoreTable:
@@ -162,28 +151,6 @@ def evaluate_scanpath(models: ReadingPipeline, arguments) -> ScoreTable:
     spread = spread_table({f"{models.name}, {SAMPLES} samples": several}, references)
     split = f"GazeSearch, {arguments.config} split, {arguments.split}"
     return ScoreTable((*table.scores, *spread.scores), (split, *table.protocol, *spread.protocol))
-
-
-class Boxed(NamedTuple):
-    """A film and its boxes of one finding."""
-
-    film: Film
-    patient: str
-    finding: str
-    by_rsna: bool
-    boxes: list
-
-
-def boxed_films(root: Path, split: str) -> list[Boxed]:
-    rows = load("nih_cxr", root)[split].cast_column("image", Image(decode=False))
-    cases = []
-    for row in rows:
-        by_finding: dict[tuple, list] = {}
-        for box in row["boxes"] or ():
-            by_finding.setdefault((box["name"], box["annotator"] == "RSNA"), []).append(box["box"])
-        film = read_film(row["image"]["path"]) if by_finding else None
-        cases += [Boxed(film, row["patient_id"], *key, boxes) for key, boxes in by_finding.items()]
-    return cases
 
 
 def evaluate_boxes(models: ReadingPipeline, arguments) -> ScoreTable:
@@ -411,7 +378,7 @@ def evaluate_labeler(arguments) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("classify", "report", "scanpath", "boxes", "attention", "labeler", "compose"))
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("--nih", type=Path, help="NIH ChestX-ray14 folder")
     parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
     parser.add_argument("--config", default="official", help="GazeSearch's split: official or image-disjoint")

@@ -1,9 +1,30 @@
 """What a film and its findings become in a chat."""
 
+import random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gaze_vlm.findings import FINDINGS, NO_FINDING
-from gaze_vlm.tasks import REPORT_INSTRUCTION, TASKS, report_messages
+from gaze_vlm.tasks import (
+    MAX_STEPS,
+    REPORT_INSTRUCTION,
+    TASKS,
+    ground_messages,
+    keyframe_messages,
+    next_messages,
+    order_messages,
+    parse_boxes,
+    parse_order,
+    parse_text,
+    parse_trajectory,
+    report_messages,
+    trajectory_messages,
+    vqa_messages,
+    write_boxes,
+    write_trajectory,
+)
 
 IMAGE = {"type": "image"}
 
@@ -63,3 +84,134 @@ def test_messages_are_new_each_time():
 
 def test_report_is_a_task():
     assert "report" in TASKS
+
+
+# ---- GazeX: places, trajectories and orders as text
+
+THOUSANDTHS = st.integers(0, 1000)
+BOX = st.tuples(THOUSANDTHS, THOUSANDTHS, THOUSANDTHS, THOUSANDTHS).filter(lambda b: b[0] < b[2] and b[1] < b[3])
+STEP = st.tuples(THOUSANDTHS, THOUSANDTHS, st.integers(0, 999_999))
+WORDS = st.text(max_size=60).filter(lambda text: parse_text(text).value is not None)
+MANY = settings(max_examples=1000, deadline=None)
+
+
+def answered(messages: list[dict]) -> str:
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    return messages[1]["content"][0]["text"]
+
+
+def places(messages: list[dict]) -> int:
+    return sum(part["type"] == "image" for part in messages[0]["content"])
+
+
+@MANY
+@given(st.lists(BOX, max_size=5), WORDS)
+def test_boxes_come_back(boxes, phrase):
+    boxes = [tuple(edge / 1000 for edge in box) for box in boxes]
+    messages = ground_messages(phrase, boxes)
+    assert parse_boxes(answered(messages)) == (boxes, None)
+    assert messages[:1] == ground_messages(phrase)
+
+
+@MANY
+@given(st.lists(STEP, min_size=1, max_size=MAX_STEPS), st.none() | WORDS)
+def test_trajectories_come_back(steps, finding):
+    steps = [(x / 1000, y / 1000, ticks / 100) for x, y, ticks in steps]
+    messages = trajectory_messages(steps, finding=finding)
+    assert parse_trajectory(answered(messages)) == (steps, None)
+    assert messages[:1] == trajectory_messages(finding=finding)
+
+
+@MANY
+@given(st.integers(1, MAX_STEPS).flatmap(lambda count: st.permutations(range(count))), st.data())
+def test_orders_come_back(order, data):
+    order = list(order)
+    by_frames = order_messages(len(order), order)
+    assert parse_order(answered(by_frames), len(order)) == (order, None)
+    assert places(by_frames) == len(order)
+    sentences = data.draw(st.lists(WORDS, min_size=len(order), max_size=len(order)))
+    by_sentences = order_messages(sentences, order)
+    assert parse_order(answered(by_sentences), len(order)) == (order, None)
+    assert places(by_sentences) == 1
+
+
+@MANY
+@given(WORDS, st.lists(WORDS, max_size=3), st.integers(1, 4))
+def test_sentences_answers_and_reports_come_back(text, said, images):
+    line = " ".join(text.split())
+    for messages, shown in (
+        (report_messages(None, text), 1),
+        (vqa_messages("Is there edema?", text), 1),
+        (keyframe_messages(text, frames=images), images),
+        (next_messages(said, text), 1),
+    ):
+        assert parse_text(answered(messages)) == (line, None)
+        assert places(messages) == shown
+
+
+def test_parsers_never_raise():
+    rng = random.Random(0)
+    pieces = [
+        "<box>",
+        "</box>",
+        "<gaze>",
+        "</gaze>",
+        "none",
+        ",",
+        ";",
+        "-",
+        ".",
+        " ",
+        "\n",
+        "1000",
+        "1001",
+        "0",
+        "٣",
+        "²",
+    ]
+    pieces += ["7", "99999999999", "e9", "nan", "\x00", "é", "\ud800", "yes", "The lungs are clear."]
+    parsers = (parse_text, parse_boxes, parse_trajectory, lambda text: parse_order(text, 3))
+    read = 0
+    for _ in range(100_000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(12)))
+        for parser in parsers:
+            value, reason = parser(text)
+            assert (value is None) == (reason is not None)
+            read += value is not None
+    assert read > 1000  # some of it is an answer
+
+
+@pytest.mark.parametrize(
+    ("parser", "answer", "reason"),
+    [
+        (parse_boxes, "", "no box at ''"),
+        (parse_boxes, "right lung", "no box at 'rightlung'"),
+        (parse_boxes, "<box>1,2,3</box>", "no box"),
+        (parse_boxes, "<box>1,2,3,4</box> and more", "no box at 'andmore'"),
+        (parse_boxes, "<box>1,2,3,1001</box>", "lies off the image"),
+        (parse_boxes, "<box>5,2,5,4</box>", "has no area"),
+        (parse_trajectory, "<gaze></gaze>", "step 1 is no x,y,t"),
+        (parse_trajectory, "<gaze>1,2,3", "no <gaze>"),
+        (parse_trajectory, "<gaze>1,2,3;4,5</gaze>", "step 2 is no x,y,t but '4,5'"),
+        (parse_trajectory, "<gaze>1,1002,3</gaze>", "step 1 lies off the image"),
+        (parse_trajectory, f"<gaze>{';'.join(['1,2,3'] * (MAX_STEPS + 1))}</gaze>", "65 steps are more than 64"),
+        (lambda text: parse_order(text, 3), "1, 2", "each of 1 to 3 once"),
+        (lambda text: parse_order(text, 2), "1, 1", "each of 1 to 2 once"),
+        (lambda text: parse_order(text, 2), "first, second", "no numbers"),
+        (parse_text, " . ", "no word"),
+    ],
+)
+def test_what_is_no_answer_is_none_with_the_reason(parser, answer, reason):
+    value, why = parser(answer)
+    assert value is None
+    assert reason in why
+
+
+def test_what_lies_off_the_image_is_cut_to_it():
+    assert write_boxes([(-0.2, 0.5, 1.4, 0.75)]) == "<box>0,500,1000,750</box>"
+    assert write_trajectory([(-0.1, 1.2, 0.3333)]) == "<gaze>0,1000,33</gaze>"
+
+
+def test_nowhere_is_an_answer():
+    assert answered(ground_messages("edema", [])) == "none"
+    assert parse_boxes("None.") == ([], None)

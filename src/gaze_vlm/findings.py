@@ -425,3 +425,16 @@ READING_ORDER: tuple[Stage, ...] = (
     ),
 )
 """The ABCDEF search of a chest film. Each region has one stage (`Region.stage`); F looks again where devices lie."""
+
+STAGE_WORDS: dict[str, re.Pattern[str]] = {
+    letter: re.compile(rf"\b(?:{words})", re.IGNORECASE)
+    for letter, words in {
+        "A": r"airways?\b|trache|carina|bronch",
+        "B": r"lungs?\b|pulmonary|pleura|lobes?\b|lobar|apices|apex|apical|bases?\b|basilar|interstiti|parenchym",
+        "C": r"heart|cardia|cardio|mediastin|aort|hil(?:um|a|ar)\b|pericard|vascul",
+        "D": r"(?:hemi|sub)?diaphragm|costophrenic|free air",
+        "E": r"bon(?:e|es|y)\b|osseous|ribs?\b|clavic|spin(?:e|al)\b|vertebra|soft tissue|shoulder|scapul|skelet",
+        "F": r"tubes?\b|catheter|lines?\b|leads?\b|pacemaker|device|drain|port\b|wires?\b|clips?\b|prosthe|hardware",
+    }.items()
+}
+"""Letter of a stage -> words for places and things that are looked at there."""

@@ -16,6 +16,7 @@ from . import __version__
 from .chat_writer import ChatWriter
 from .evidence import EvidenceBundle, link_evidence
 from .findings import FINDING_REGIONS, FINER_FINDINGS, NO_FINDING
+from .generation import generate_texts
 from .images import Film
 from .labeler import label
 from .labeler import sentences as sentence_spans
@@ -23,15 +24,17 @@ from .models.modeling_scanpath_predictor import ScanpathSamples
 from .models.modeling_vision_tower import patch_tokens
 from .models.processing_gaze_vlm import pad_fixations
 from .models.processing_scanpath_predictor import scanpath_records
+from .reading_order import PROTOCOLS, in_reading_order
 from .report_composer import REPORTED, ComposedSentence, ReportComposer, Writer, choose_regions, written_for
 from .report_composer import text as join
 from .report_sentences import canonical
 from .scanpath import Scanpath
-from .tasks import report_messages
+from .tasks import GAZE_TASKS, Parsed, ground_messages, parse_boxes, report_messages, vqa_messages
 
 NANO = Path(__file__).parent / "nano"
 PLACED = set(FINDING_REGIONS) - {NO_FINDING}  # a label of anyone else's has no region and stays out of the report
 PARTS = ("gaze_classifier", "scanpath_predictor", "gaze_vlm")
+ANSWER, ROOM = 256, 16  # tokens of an answer at most, and tokens that must be left for one
 
 
 class ModelError(ValueError):
@@ -237,36 +240,110 @@ class ReadingPipeline:
         states, mask = model.get_text_states(**tokens)
         return {"text_states": states, "attention_mask": mask}
 
-    def read(self, films: Sequence[Film], gaze: Sequence[Scanpath | None] | None = None) -> Iterator[Reading]:
+    def ask(self, films: Sequence[Film], question: str) -> list[str]:
+        """The GazeVLM's answer to a question about each film.
+
+        Raises:
+            ModelError: if it was not taught to answer questions.
+            ValueError: if the question is longer than the language model can read.
+        """
+        return self.answers("vqa", films, vqa_messages(question))
+
+    def ground(self, films: Sequence[Film], phrase: str) -> list[Parsed]:
+        """Where a phrase is on each film: boxes (x1, y1, x2, y2) in 0..1 from the top left, as `tasks.parse_boxes`
+        reads the GazeVLM's answer.
+
+        A GazeVLM that can predict gaze is shown where somebody looks who looks for the phrase, if there is a
+        ScanpathPredictor beside it, else what it predicts itself. Errors as of `ask`.
+        """
+        messages, gaze = ground_messages(phrase), None
+        self._room("ground", messages)
+        if self._predicts():
+            with contextlib.suppress(ModelError):  # a GazeVLM by itself
+                gaze = [paths[0] for paths in self.predict_scanpaths(films, phrase)]
+        return [parse_boxes(answer) for answer in self.answers("ground", films, messages, gaze)]
+
+    def _room(self, task: str, messages: list[dict]) -> int:
+        """Tokens that are left for the answer."""
+        model, processor = self.vlm
+        if task not in model.config.tasks:
+            known = ", ".join(model.config.tasks)
+            raise ModelError(f"{self.source}: the model was not taught the task {task}; it knows {known}")
+        prompt = processor.expand_image_tokens(processor.apply_chat_template(messages, add_generation_prompt=True))
+        asked = len(processor.tokenizer(prompt)["input_ids"])
+        context = getattr(model.config.text_config, "max_position_embeddings", asked + ANSWER)
+        if asked + ROOM > context:
+            raise ValueError(f"the text is too long: with the film {asked} tokens, {context - ROOM} can be read")
+        return context - asked
+
+    def _predicts(self) -> bool:
+        return self.vlm[0].model.scanpath_predictor is not None and self.predict_gaze
+
+    @torch.no_grad()
+    def answers(
+        self, task: str, films: Sequence[Film], messages: list[dict], gaze: Sequence[Scanpath] | None = None
+    ) -> list[str]:
+        """The GazeVLM's answer to the same messages (of `tasks`) about each film.
+
+        Args:
+            gaze: a scanpath for each film; None: predicted where the model can, and where gaze is not what is asked.
+
+        Errors as of `ask`.
+        """
+        model, processor = self.vlm
+        room = self._room(task, messages)
+        source = "predicted" if self._predicts() and task not in GAZE_TASKS else "none"
+        options = {"max_new_tokens": min(ANSWER, room), "do_sample": False}
+        texts = []
+        for pairs in self.batches(self._paired(films, gaze)):
+            images = [[film.to_pil().convert("RGB")] for film, _ in pairs]
+            shown = {"gaze": source}
+            if gaze is not None:
+                shown = {"gaze": "given", "fixations": [path.to_array() for _, path in pairs]}
+            texts += generate_texts(model, processor, [messages] * len(pairs), images, **shown, **options)
+        return [text.strip() for text in texts]
+
+    def read(
+        self,
+        films: Sequence[Film],
+        gaze: Sequence[Scanpath | None] | None = None,
+        protocol: Literal["abcdef"] | None = None,
+    ) -> Iterator[Reading]:
         """Readings in the order of the films, as they are ready; the reports are GazeVLM's, made to agree.
 
         Args:
             gaze: a recorded scanpath for each film, None where there is none; predicted there.
+            protocol: "abcdef": sentences stand in the order of inspection, with a line for each stage that none of
+                them is about (`reading_order.in_reading_order`); None: as they were written.
         """
-        return self._read(films, gaze, self._reconciled, self.name)
+        return self._read(films, gaze, self._reconciled, self.name, protocol)
 
     def compose(
         self,
         films: Sequence[Film],
         gaze: Sequence[Scanpath | None] | None = None,
         writer: Literal["model", "template"] | Writer = "model",
+        protocol: Literal["abcdef"] | None = None,
     ) -> Iterator[Reading]:
         """Readings as `read` gives them, with reports composed finding by finding (`ReportComposer.compose`).
 
         Args:
-            gaze: as for `read`.
+            gaze, protocol: as for `read`.
             writer: of the sentences: "model", the GazeVLM, which writes a report about each finding alone, of which
                 the first sentence that passes is taken; "template"; or any writer, such as a `ChatWriter`.
         """
         if writer not in ("model", "template") and not callable(writer):
             raise ValueError(f'writer must be "model", "template" or a callable, got {writer!r}')
         name = f"{self.name}, {writer.name}" if isinstance(writer, ChatWriter) else self.name
-        return self._read(films, gaze, partial(self._composed, writer=writer), name)
+        return self._read(films, gaze, partial(self._composed, writer=writer), name, protocol)
 
-    def _read(self, films, gaze, report: Callable, name: str) -> Iterator[Reading]:
+    def _read(self, films, gaze, report: Callable, name: str, protocol: str | None) -> Iterator[Reading]:
         """`report`: pixels, scanpaths and findings of a batch -> the sentences of each film."""
+        if protocol not in (None, *PROTOCOLS):
+            raise ValueError(f"protocol must be {' or '.join(map(repr, PROTOCOLS))}, got {protocol!r}")
         for batch in self.batches(self._paired(films, gaze)):
-            yield from self._read_batch([film for film, _ in batch], [path for _, path in batch], report, name)
+            films, given = zip(*batch, strict=True)
+            yield from self._read_batch(list(films), list(given), report, name, protocol)
 
     def _paired(self, films, gaze) -> list[tuple[Film, Scanpath | None]]:
         gaze = list(gaze) if gaze is not None else [None] * len(films)
@@ -275,13 +352,16 @@ class ReadingPipeline:
         return list(zip(films, gaze, strict=True))
 
     @torch.no_grad()
-    def _read_batch(self, films: list[Film], given: list[Scanpath | None], report, name: str) -> list[Reading]:
+    def _read_batch(self, films: list[Film], given: list, report, name: str, protocol: str | None) -> list[Reading]:
         findings = self.classify(films, given)
         _, processor = self.vlm
         pixels = self._pixels(processor, films)
         scanpaths, sources = self._gaze(films, pixels, given)
         reported = [[record for record in records if record["name"] in FINDING_REGIONS] for records in findings]
         reports = report(pixels, scanpaths, reported)
+        if protocol:
+            paths = [None if source == "none" else path for path, source in zip(scanpaths, sources, strict=True)]
+            reports = list(map(in_reading_order, reports, reported, paths))
         readings = []
         for film, records, scanpath, source, sentences in zip(
             films, findings, scanpaths, sources, reports, strict=True
@@ -340,7 +420,7 @@ class ReadingPipeline:
     def _gaze(self, films, pixels, given) -> tuple[list[Scanpath], list[str]]:
         """Each film's gaze and where it comes from; a given scanpath without a fixation counts as none."""
         model, _ = self.vlm
-        if model.model.scanpath_predictor is None or not self.predict_gaze:
+        if not self._predicts():
             empty = Scanpath([], [], [], [])
             return [path or empty for path in given], ["given" if path else "none" for path in given]
         fixations, mask = model.predict_gaze(pixels)

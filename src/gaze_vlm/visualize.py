@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from . import animation
+from .keyframes import KeyFrame
 from .scanpath import Scanpath
 
 Colour = tuple[int, int, int]
@@ -61,6 +62,23 @@ def draw_heatmap(
     `sigma` is the Gaussian's standard deviation in fractions of the longer side.
     """
     return draw_density(film, [scanpath], sigma=sigma, size=size)
+
+
+def draw_key_frame(
+    film: Image.Image | np.ndarray, scanpath: Scanpath, frame: KeyFrame, *, sigma: float = 0.05
+) -> Image.Image:
+    """A key-frame image as GazeX shows it to a model: the film with the heat of the frame's own fixations over it.
+
+    Args:
+        film: (H, W) uint8 or an image.
+        scanpath: that the frame is of.
+        sigma: of the Gaussians, see `draw_heatmap`.
+
+    Returns:
+        An RGB image of the film's size, its longer side at most 1024 pixels.
+    """
+    film = to_grey(film)
+    return draw_heatmap(film, scanpath[list(frame.fixations)], sigma=sigma, size=min(1024, max(film.size)))
 
 
 def draw_density(
@@ -134,7 +152,7 @@ def animate_scanpath(
     fixation or sentence, and ends with the whole scanpath, which stays for 1.2 s.
 
     Args:
-        sentences: `{"text", "start", "end"}` each, seconds on the clock of the scanpath, as `data.timing.sentences_of`
+        sentences: `{"text", "start", "end"}` each, seconds on the clock of the scanpath, as `dictation.sentences_of`
             gives them. Where two overlap, the one that began last is shown.
         fps: frames a second, above 0 and at most 50. What begins or ends does so with the nearest frame, and is seen
             in one at least. A .gif or .webp has those frames and at most 240 others.

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaze_vlm.data.timing import fixations_from_gaze, fixations_of_sentences, sentences_of
+from gaze_vlm.data.timing import fixations_from_gaze
+from gaze_vlm.dictation import fixations_of_sentences, sentences_of
 from gaze_vlm.scanpath import Scanpath
 
 needs_pymovements = pytest.mark.skipif(

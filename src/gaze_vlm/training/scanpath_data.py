@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.matching import PAIRING, present_findings
-from ..data.timing import fixations_of_sentences, sentences_of
+from ..dictation import fixations_of_sentences, sentences_of
 from ..findings import NO_FINDING
 from ..models.processing_gaze_vlm import pad_fixations
 from ..scanpath import Scanpath, ScanpathError
@@ -129,7 +129,7 @@ class ScanpathRows(FilmsWithText):
 
     Texts: `report` (findings and impression), `finding` (the row's prompt, else one of its present findings), `phrase`
     (that of one of its boxes), `sentence` (one of the transcript, with the fixations that belong to it by
-    `data.timing.fixations_of_sentences`; a row is then one item a sentence), `none`. Of the conditions that a row
+    `dictation.fixations_of_sentences`; a row is then one item a sentence), `none`. Of the conditions that a row
     offers one is drawn by weight; all but `sentence` go with the whole scanpath.
 
     A row without an image gets an even grey film. Fixations off the film are left out. When `config.start_at_center`

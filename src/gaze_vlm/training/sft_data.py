@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import datasets
@@ -10,16 +11,21 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from PIL import Image
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..data.matching import PAIRING, present_findings
 from ..findings import NO_FINDING
+from ..keyframes import KeyFrame
 from ..models.processing_gaze_vlm import pad_fixations
 from ..report_composer import REPORTED
 from ..scanpath import Scanpath, ScanpathError
-from ..tasks import report_messages, vqa_messages
+from ..tasks import GAZE_TASKS, report_messages
+from ..visualize import draw_key_frame
 from .epochs import DrawnRows
+from .label_questions import label_questions
 from .rows import SECTIONS, eight_bit, has_image, join_report, match_reports
+from .task_samples import Draw, Sample, draws_of, question
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +33,8 @@ GAZE = ("given", "predicted", "shuffled", "none")
 CONTEXT = ("indication", "comparison", "findings")
 VIEWS = ("image", "study")
 FRONTAL = {"PA": 0, "AP": 1}
-_READ = ["image_id", "patient_id", "study_id", "view", "report", "findings", "question", "answer", "scanpath"]
+_READ = ["image_id", "patient_id", "study_id", "view", "report", "findings", "boxes", "transcript", "prompt"]
+_READ += ["scanpath", "question", "answer"]
 
 
 class Item(NamedTuple):
@@ -37,13 +44,15 @@ class Item(NamedTuple):
         task: a name of `tasks.TASKS`.
         row: number of the row that question and answer come from.
         films: numbers of the rows whose films are shown; None: drawn anew in each epoch.
-        answer: the text that is learned.
+        answer: of a report, the text that is learned; None for the other tasks.
+        ask: of the other tasks, what draws question and answer; None for reports.
     """
 
     task: str
     row: int
     films: tuple[int, ...] | None
-    answer: str
+    answer: str | None = None
+    ask: Draw | None = None
 
 
 class SftRows(DrawnRows):
@@ -56,13 +65,15 @@ class SftRows(DrawnRows):
     Args:
         rows: of the schema, with films, unless `films` brings them.
         tasks: task -> how often its items are seen in an epoch: 1 each once, 0.2 a fifth of them, drawn anew in each
-            epoch, 2 each twice. Outside training each once. `report` needs a report, `vqa` a question and its answer.
+            epoch, 2 each twice. Outside training each once. `report` needs a report, the others what
+            `task_samples.draws_of` says, of rows that come with their own film. GazeX's `keyframe`, `trajectory` and
+            `order` are given no gaze: it would be the answer.
         gaze: where gaze comes from -> weight. One is drawn for an item among those that it offers: `given` (some of
             its films were read with an eye tracker), `predicted` (by `predicted`), `shuffled` (a scanpath of another
             patient, recorded where any was, else predicted: a check that gaze matters), `none`. An item that offers
             nothing that was asked for has none.
         films: rows of OTHER patients with films and findings, for rows without; each report is put beside a film of
-            like findings (`rows.match_reports`).
+            like findings (`rows.match_reports`). The other tasks are then asked of `films`.
         predicted: fixations (n, 4) of each film (of `films`, else `rows`), see `predict_scanpaths`.
         context: what stands in the request for a report -> share of items that get it: `indication`, `comparison`,
             `findings`. The last are those that the row is labelled with, or those of a matched report: for models
@@ -70,6 +81,7 @@ class SftRows(DrawnRows):
         sections: of the report that are to be written.
         views: "image": one film an item; "study": all films of a study together, frontal ones first, at most
             `max_views`.
+        ask_labels: whether `vqa` also asks what labels answer (`label_questions`).
         max_items: only the first so many items of each task.
 
     Raises:
@@ -89,6 +101,7 @@ class SftRows(DrawnRows):
         sections: Sequence[str] = SECTIONS,
         views: str = "image",
         max_views: int = 2,
+        ask_labels: bool = False,
         max_items: int | None = None,
         training: bool = True,
         seed: int = 0,
@@ -109,6 +122,7 @@ class SftRows(DrawnRows):
         self.pool = (
             self.given if recorded or predicted is None else [path if len(path) else None for path in predicted]
         )
+        self.shown = shown
         imaged = has_image(source)
         self.matched = None
         if films is not None:
@@ -116,7 +130,11 @@ class SftRows(DrawnRows):
                 raise ValueError(f"film {imaged.index(False)}: there is no image")
             self.matched = match_reports(films, rows)
             self._findings = dict(zip(self.matched.numbers, self.matched.findings, strict=True))
-        items = list(self._matched_items() if films is not None else self._items(imaged, sections, views, max_views))
+        studies = self._studies(imaged, views, max_views)
+        items = list(self._reports(studies, sections) if films is None else self._matched_reports())
+        items += self._asked(studies)
+        if ask_labels and "vqa" in self.tasks:
+            items += self._label_questions(source, studies, seed)
         self.items = {task: [item for item in items if item.task == task][:max_items] for task in self.tasks}
         self._places: tuple[int, list[Item]] | None = None
         self._check()
@@ -133,27 +151,43 @@ class SftRows(DrawnRows):
             raise ValueError(f"row {number} (image {row['image_id']}): {error}") from None
         return recorded.to_array() if len(recorded) else None
 
-    def _matched_items(self) -> Iterator[Item]:
-        for number, text in zip(self.matched.numbers, self.matched.texts, strict=True):
-            yield Item("report", number, None, text)
-
-    def _items(self, imaged: list[bool], sections, views: str, max_views: int) -> Iterator[Item]:
+    def _studies(self, imaged: list[bool], views: str, max_views: int) -> list[tuple[list[int], tuple[int, ...]]]:
+        """Numbers of the rows that belong together, and of their films in the order in which they are shown."""
         studies: dict[str, list[int]] = {}
-        for number, row in enumerate(self.rows):
+        for number, row in enumerate(self.shown):
             if imaged[number]:
                 alone = views == "image" or row["study_id"] is None
                 studies.setdefault(f"row {number}" if alone else f"study {row['study_id']}", []).append(number)
-        for numbers in studies.values():
-            ordered = sorted(numbers, key=lambda number: FRONTAL.get(self.rows[number]["view"] or "", len(FRONTAL)))
-            films = tuple(ordered[:max_views])
+        ordered = [
+            sorted(numbers, key=lambda number: FRONTAL.get(self.shown[number]["view"] or "", len(FRONTAL)))
+            for numbers in studies.values()
+        ]
+        return [(numbers, tuple(numbers[:max_views])) for numbers in ordered]
+
+    def _reports(self, studies, sections) -> Iterator[Item]:
+        for numbers, films in studies:
             texts = {number: join_report(self.rows[number]["report"], sections) for number in numbers}
-            reported = next((number for number in ordered if texts[number]), None)
+            reported = next((number for number in numbers if texts[number]), None)
             if reported is not None:
                 yield Item("report", reported, films, texts[reported])
-            for number in numbers:
-                row = self.rows[number]
-                if row["question"] and row["answer"]:
-                    yield Item("vqa", number, films if views == "study" else (number,), row["answer"])
+
+    def _matched_reports(self) -> Iterator[Item]:
+        for number, text in zip(self.matched.numbers, self.matched.texts, strict=True):
+            yield Item("report", number, None, text)
+
+    def _asked(self, studies) -> Iterator[Item]:
+        """What is no report; a place is on one film, a question about a study is about all of them."""
+        for task in (task for task in self.tasks if task != "report"):
+            for numbers, films in studies:
+                for number in sorted(numbers):
+                    about = films if task == "vqa" else (number,)
+                    yield from (Item(task, number, about, ask=ask) for ask in draws_of(task, self.shown[number]))
+
+    def _label_questions(self, rows: datasets.Dataset, studies, seed: int) -> Iterator[Item]:
+        shown = {number: films for numbers, films in studies for number in numbers}
+        for one in label_questions(rows.select_columns(["findings", "view"]), seed):
+            if one.row in shown:
+                yield Item("vqa", one.row, shown[one.row], ask=partial(question, one.question, one.answer))
 
     def _check(self) -> None:
         for task in self.tasks:
@@ -207,20 +241,35 @@ class SftRows(DrawnRows):
         if films is None:
             findings = self._findings[item.row]
             films = (self.matched.matcher.draw(findings, rng)["film"],)
-        messages = self._messages(item, rng, len(films), findings)
-        source, fixations = self._gaze(films, rng)
+        if item.task == "report":
+            messages, frames = self._report_messages(item, rng, len(films), findings), None
+        else:
+            sample = item.ask(rng, len(films))
+            messages, frames = sample.messages, sample.frames
+        if frames is None:
+            images = [eight_bit(self.films[film]["image"]) for film in films]
+        else:
+            images = self._frames(item.row, frames)
+        source, fixations = ("none", [None] * len(images)) if item.task in GAZE_TASKS else self._gaze(films, rng)
         return {
             "prompt": messages[:-1],
             "completion": messages[-1:],
-            "images": [eight_bit(self.films[film]["image"]) for film in films],
+            "images": images,
             "fixations": fixations,
             "gaze": source,
         }
 
-    def _messages(self, item: Item, rng: random.Random, views: int, findings) -> list[dict]:
+    def _frames(self, number: int, frames: Sequence[KeyFrame]) -> list[Image.Image]:
+        film, scanpath = self.films[number]["image"], Scanpath.from_records(self.shown[number]["scanpath"])
+        return [draw_key_frame(eight_bit(film).convert("L"), scanpath, frame).convert("RGB") for frame in frames]
+
+    def sample(self, place: int) -> Sample:
+        """What `draw` asks, with what its answer means; not for reports."""
+        item, rng = self.item(place), self.rng(place)
+        return item.ask(rng, len(item.films))
+
+    def _report_messages(self, item: Item, rng: random.Random, views: int, findings) -> list[dict]:
         row = self.rows[item.row]
-        if item.task == "vqa":
-            return vqa_messages(row["question"], item.answer, views=views)
         told = {name for name in CONTEXT if rng.random() < self.context.get(name, 0)}
         report = row["report"] or {}
         known = None
