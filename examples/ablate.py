@@ -1,4 +1,4 @@
-"""What gaze, the edges of the graph and the rank of LoRA bring to a GazeVLM's reports: one table each.
+"""What gaze, gaze's tasks, the edges of the graph and the rank of LoRA bring to a GazeVLM's reports: one table each.
 
     accelerate launch examples/ablate.py --vary gaze edges --output_dir runs/ablate \
         --config examples/configs/gaze2report.yaml --dataset reflacx=DIR:phase_3 --mimic_cxr DIR \
@@ -6,6 +6,9 @@
     accelerate launch examples/ablate.py --vary lora_r --ranks 4 8 16 --output_dir runs/ablate \
         --config examples/configs/gaze2report.yaml --dataset reflacx=DIR:phase_3 --mimic_cxr DIR \
         --llm meta-llama/Llama-2-7b-chat-hf --vision microsoft/swin-base-patch4-window7-224 --scanpath runs/stage-2
+    accelerate launch examples/ablate.py --vary tasks --output_dir runs/ablate-gazex \
+        --config examples/configs/gazex.yaml --llm Qwen/Qwen2-1.5B-Instruct --vision google/siglip-base-patch16-224 \
+        --dataset reflacx=DIR mimic_cxr=DIR medical_cxr_vqa=DIR ms_cxr=DIR --mimic_cxr DIR
 
 On open data, which is NOT paired, so that gaze cannot be expected to matter; on a CPU:
 
@@ -15,29 +18,45 @@ On open data, which is NOT paired, so that gaze cannot be expected to matter; on
 - gaze: one model, trained with --gaze, is shown a reader's gaze, predicted gaze, none and another patient's.
 - edges: trained with all edges, without each kind, without any, and with fixations as nodes.
 - lora_r: trained with each of --ranks, at the same --lora_alpha.
+- tasks: trained with GazeX's three gaze tasks, without each of them and without all: out of each stage of --stages
+  that has them, or out of --tasks.
 
 All else is as in sft.py, and the same for all variants. What is measured are the reports of the test split, or of the
-validation split where there is none, by the main process alone. A command that was stopped goes on when it is given
-again, and one for other tables may follow in the same folder: what is trained and written there stays. The model
-trained with the options as given is the folder "model"; one that sft.py has trained with them may be put there.
-results.md and results.json hold numbers only, written reports stand in each model's predictions-*.json.
+validation split where there is none, by the main process alone; with --stages data and gaze are the last one's. A
+command that was stopped goes on when it is given again, and one for other tables may follow in the same folder: what
+is trained and written there stays. The model trained with the options as given is the folder "model"; one that sft.py
+has trained with them may be put there (with its model-stages). The tables are printed; results.md and results.json
+hold numbers only, written reports stand in each model's predictions-*.json.
 """
 
 import copy
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
+import yaml
 from accelerate import PartialState
 from peft.utils import CONFIG_NAME
 from scanpath_experiments import claim, write
-from sft import ScriptArguments, eval_gaze_of, four_bit, parse, prepare, run, select_rows, sft_rows
+from sft import (
+    ScriptArguments,
+    eval_gaze_of,
+    parse,
+    prepare,
+    run,
+    select_rows,
+    settings_of,
+    sft_rows,
+    train_stages,
+)
+from sft_model import four_bit
+from sft_stages import DONE, Stage, read_stages, without
 from train_scanpath import last_checkpoint, refusing
 from transformers import AutoConfig, AutoProcessor
 
@@ -50,13 +69,14 @@ from gaze_vlm.metrics.cases import Case, Pairs
 from gaze_vlm.metrics.reports import label_matrix, macro_f1, micro_f1
 from gaze_vlm.metrics.tables import Metric, ScoreTable, drawn, score
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
+from gaze_vlm.tasks import GAZE_TASKS
 from gaze_vlm.training.adapters import load_adapter
 from gaze_vlm.training.sft_data import GazeVLMCollator, SftRows
 from gaze_vlm.training.sft_trainer import GazeSFTConfig, prompts_of
 
 logger = logging.getLogger("gaze_vlm.ablate")
 
-VARIED = ("gaze", "edges", "lora_r")
+VARIED = ("gaze", "edges", "lora_r", "tasks")
 SOURCES = {"given": "reader's gaze", "predicted": "predicted gaze", "none": "no gaze", "shuffled": "another's gaze"}
 EDGES = {
     "all edges": [],
@@ -79,35 +99,59 @@ class AblationArguments(ScriptArguments):
 
 @dataclass(frozen=True)
 class Variant:
-    """A model, by its folder, and the gaze that it is measured with, which is `script.eval_gaze`."""
+    """A model, by its folder, and the gaze that it is measured with, which is `script.eval_gaze`; trained in
+    `stages`, or else by `script`."""
 
     name: str
     script: AblationArguments
     folder: str = "model"
+    stages: tuple[Stage, ...] = ()
 
 
-def variants_of(what: str, script: AblationArguments, missing: dict[str, str]) -> list[Variant]:
+def variants_of(
+    what: str, script: AblationArguments, missing: dict[str, str], stages: tuple[Stage, ...] = ()
+) -> list[Variant]:
     """The first is what the others are compared with."""
     if what == "gaze":
-        return [Variant(name, replace(script, eval_gaze=one)) for one, name in SOURCES.items() if one not in missing]
+        gaze = {name: replace(script, eval_gaze=one) for one, name in SOURCES.items() if one not in missing}
+        return [Variant(name, one, stages=stages) for name, one in gaze.items()]
     for one in eval_gaze_of(script):
         if one in missing:
             raise ValueError(f"--eval_gaze {one}: {missing[one]}")
+    if what == "tasks":
+        return variants_without_tasks(script, stages)
     if what == "edges":
         own = [entry for entry in script.model_config if entry.startswith(("graph_edges", "fixation_nodes"))]
         if own or script.model:
             raise ValueError(f"{own[0] if own else '--model'}: --vary edges trains new models, with edges of its own")
-        scripts = {name: replace(script, model_config=script.model_config + fields) for name, fields in EDGES.items()}
+        changes = {name: {"model_config": script.model_config + fields} for name, fields in EDGES.items()}
     else:
-        if not script.use_peft:
+        if not script.use_peft or not all(stage.script.use_peft for stage in stages):
             raise ValueError("--vary lora_r: only LoRA has a rank; add --use_peft")
         if len(set(script.ranks)) < max(2, len(script.ranks)) or min(script.ranks) < 1:
             raise ValueError(f"--ranks: at least two different ones from 1 on, got {script.ranks}")
-        scripts = {f"r = {rank}": replace(script, lora_r=rank) for rank in script.ranks}
-    return [
-        Variant(name, one, "model" if one == script else "-".join(name.replace("=", "").split()))
-        for name, one in scripts.items()
-    ]
+        changes = {f"r = {rank}": {"lora_r": rank} for rank in script.ranks}
+    variants = []
+    for name, change in changes.items():
+        folder = "model" if replace(script, **change) == script else "-".join(name.replace("=", "").split())
+        its = tuple(replace(stage, script=replace(stage.script, **change)) for stage in stages)
+        variants.append(Variant(name, replace(script, **change), folder, its))
+    return variants
+
+
+def variants_without_tasks(script: AblationArguments, stages: tuple[Stage, ...]) -> list[Variant]:
+    mixture = stages or (Stage("", script, {}),)
+    variants = [Variant("all gaze tasks", script, stages=stages)]
+    for left_out in (*((task,) for task in GAZE_TASKS), GAZE_TASKS):
+        its, name = without(mixture, left_out), f"without {left_out[0] if len(left_out) == 1 else 'gaze tasks'}"
+        if its == mixture:
+            place = "in no stage" if stages else "not in --tasks"
+            raise ValueError(f"--vary tasks: {left_out[0]} is {place}, so it cannot be left out")
+        if not its:
+            raise ValueError("--vary tasks: there is nothing but gaze tasks to train on")
+        folder = "-".join(name.split())
+        variants.append(Variant(name, script, folder, its) if stages else Variant(name, its[0].script, folder))
+    return variants
 
 
 def missing_gaze(script: AblationArguments, items: SftRows) -> dict[str, str]:
@@ -131,9 +175,11 @@ def missing_gaze(script: AblationArguments, items: SftRows) -> dict[str, str]:
 def train(variant: Variant, training: GazeSFTConfig, rows, films) -> None:
     """From the last checkpoint if it was stopped; not at all if it is done."""
     folder = Path(training.output_dir, variant.folder)
-    if (folder / "metrics.json").is_file():  # what sft.py writes last
+    if (folder / DONE).is_file():
         return
     logger.info("--- training: %s", variant.name)
+    if variant.stages:
+        return train_stages(variant.stages, str(folder), resume=True)
     training = copy.copy(training)
     training.output_dir, training.resume_from_checkpoint = str(folder), last_checkpoint(folder)
     with refusing():
@@ -298,22 +344,16 @@ def notes_of(what: str, script: AblationArguments, training: GazeSFTConfig, miss
         notes += [f"{SOURCES[one]}: left out, {reason}" for one, reason in missing.items()]
     if what == "lora_r":
         notes.append(f"LoRA's alpha is {script.lora_alpha} at every rank")
+    if what == "tasks":
+        notes.append(
+            "nothing makes up for a task that is left out: an epoch is shorter, a stage without tasks is left out"
+        )
     return notes
-
-
-def settings_of(script: AblationArguments, training: GazeSFTConfig) -> dict:
-    """What must be the same when a command goes on; other tables may be asked for."""
-    names = ["learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs"]
-    names += ["max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "bf16", "fp16"]
-    names += ["seed", "data_seed", "max_length", "freeze_vision_tower", "generation_max_new_tokens"]
-    names += ["load_best_model_at_end", "metric_for_best_model"]
-    data_and_model = {name: value for name, value in asdict(script).items() if name not in ("vary", "ranks")}
-    return data_and_model | {name: getattr(training, name) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> None:
     with refusing():
-        script, training = parse((AblationArguments, GazeSFTConfig), __doc__, arguments)
+        script, training, options = parse((AblationArguments, GazeSFTConfig), __doc__, arguments)
         logging.basicConfig(format="%(message)s")
         logging.getLogger("gaze_vlm").setLevel(logging.INFO if training.should_log else logging.WARNING)
         datasets.disable_progress_bars()
@@ -321,15 +361,20 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"--vary: {', '.join(VARIED)}, or some of them; got {', '.join(script.vary) or 'none'}")
         if training.push_to_hub:
             raise ValueError("--push_to_hub: variants are not pushed")
+        settings, stages = settings_of(script, training) | {"world_size": training.world_size}, ()
+        if script.stages:
+            stages = tuple(read_stages(script, options))
+            settings["stages"] = yaml.safe_load(Path(script.stages).read_text())
+            script, training = stages[-1].script, stages[-1].training(training.output_dir)
         with training.main_process_first(desc="data"):
             rows, films = select_rows(script)
         splits = [one for one in ("test", "validation", "train") if one in rows and (films is None or one in films)]
         if len(splits) < 2 or splits[-1] != "train":
             raise ValueError("a train split is needed, and one of test and validation to measure on")
         missing = missing_gaze(script, items_of(replace(script, eval_gaze="none"), rows, films, splits[0], 0))
-        tables = {what: variants_of(what, script, missing) for what in script.vary}
+        tables = {what: variants_of(what, script, missing, stages) for what in script.vary}
         with training.main_process_first(desc="settings"):
-            claim(Path(training.output_dir), settings_of(script, training), training)
+            claim(Path(training.output_dir), settings, training)
     for variant in chain(*tables.values()):
         train(variant, training, rows, films)
     if not training.should_save:
@@ -340,8 +385,8 @@ def main(arguments: list[str] | None = None) -> None:
     }
     lines = [line for what, one in found.items() for line in (f"## {what}", "", one.to_markdown(), "")]
     values = {"tables": {what: one.to_dict() for what, one in found.items()}}
-    write(Path(training.output_dir), "ablate", settings_of(script, training), lines, values, [])
-    print(Path(training.output_dir, "results.md"))
+    write(Path(training.output_dir), "ablate", settings, lines, values, [])
+    print("\n".join([*lines, str(Path(training.output_dir, "results.md"))]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from gaze_vlm import ReportComposer, Scanpath
 from gaze_vlm.data.matching import FindingMatcher, report_findings
@@ -30,6 +31,8 @@ PREDICTED, READ = 0.5, 0.2  # shares of samples with predicted gaze, of reports 
 GROUNDED, FOLLOWED = 2400, 1600  # samples an epoch
 MARKED, BENT, ASKED_FOR = 0.75, 0.4, 0.7  # shares: of radiologists' boxes, of bent scanpaths, of a named finding
 GLANCE = 0.15  # seconds: paths of a search are short, and nearly every fixation of theirs is a step
+
+TOKENS = {"report": 100, "template": 100, "follow": 90, "ground": 50, "ask": 15}
 
 Boxed = Sequence[tuple[int, list[tuple[list[float], str]]]]
 """(number of a view, [(box, finding)])."""
@@ -101,6 +104,10 @@ class Lessons(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def lengths(self) -> list[int]:
+        """About how many tokens the text of each item has; places of items do not change from epoch to epoch."""
+        return [TOKENS[draw.__name__] for draw, _ in self.items]
 
     def __getitem__(self, index: int) -> dict:
         draw, what = self.items[index]
@@ -206,7 +213,11 @@ def collate(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
 
 
 class SampleTrainer(Trainer):
-    """The loss is a mean over samples: "yes" counts for as much as a report."""
+    """The loss is a mean over samples: "yes" counts for as much as a report. Samples of like length go together."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = train_dataset or self.train_dataset
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=dataset.lengths())
 
     def compute_loss(self, model, inputs, return_outputs=False, **_):
         labels = inputs.pop("labels")[:, 1:]

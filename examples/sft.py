@@ -1,10 +1,16 @@
-"""Fine-tune a GazeVLM (Gaze2Report) with TRL's SFTTrainer: film and gaze to report, answers to questions.
+"""Fine-tune a GazeVLM (Gaze2Report, GazeX) with TRL's SFTTrainer: any mixture of tasks, in stages.
 
 REFLACX with recorded gaze, the language model by LoRA, graph and projector in full:
 
     accelerate launch examples/sft.py --config examples/configs/gaze2report.yaml --output_dir runs/gaze2report \
         --llm meta-llama/Llama-2-7b-chat-hf --vision microsoft/swin-base-patch4-window7-224 --scanpath runs/stage-2 \
         --dataset reflacx=DIR:phase_3 --mimic_cxr DIR
+
+GazeX: what gaze teaches first, then reports, questions and boxes; a file for the stages:
+
+    accelerate launch examples/sft.py --config examples/configs/gazex.yaml --output_dir runs/gazex \
+        --llm Qwen/Qwen2-1.5B-Instruct --vision google/siglip-base-patch16-224 \
+        --dataset reflacx=DIR mimic_cxr=DIR medical_cxr_vqa=DIR ms_cxr=DIR --mimic_cxr DIR
 
 On open data, which is NOT paired: films and reports of different patients meet by finding; minutes on a CPU, with the
 releases in data/ (see examples/README.md):
@@ -17,47 +23,41 @@ DeepSpeed and CPU stand in examples/accelerate. Everything that TRL's SFTConfig 
 A new model is first written beside --output_dir, with -base behind its name; with --use_peft what is trained is an
 adapter on top of it (gaze_vlm.training.adapters loads and merges it; only the adapter is pushed). Without --llm a new
 small language model is trained in full. Evaluation uses no findings as context, and the gaze of --eval_gaze.
+
+--stages is a YAML list of runs in order, each a name and the options that differ for it (which go before those of the
+command line); each begins from what the one before left, with an optimiser and a schedule of its own. The last one
+writes to --output_dir, those before to OUTPUT_DIR-stages/1-NAME, ... with their adapter merged for the next. What is
+finished is not trained again; --resume_from_checkpoint last goes on in the stage that was stopped.
 """
 
+import gc
 import json
 import logging
+import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import datasets
-import torch
 import yaml
-from accelerate import PartialState
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import CONFIG_NAME
-from train_scanpath import check_resumed, config_options, last_checkpoint, refusing
-from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, set_seed
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from sft_model import MERGED, NEW, load_model, start_of, whole_weights
+from sft_stages import WEIGHED, Stage, count_done, folders_of, read_stages, record, weights_as_text
+from train_scanpath import check_resumed, last_checkpoint, refusing
+from transformers import set_seed
 from trl import TrlParser
 
-from gaze_vlm import GazeVLM, GazeVLMConfig, GazeVLMProcessor, ScanpathPredictor
+from gaze_vlm import GazeVLM
 from gaze_vlm.tasks import TASKS
-from gaze_vlm.training.adapters import TRAINED_IN_FULL, lora_config
-from gaze_vlm.training.compose import (
-    compose,
-    film_processor,
-    film_side,
-    load_language_model,
-    load_tower,
-    new_language_model,
-)
+from gaze_vlm.training.adapters import lora_config
 from gaze_vlm.training.rows import SECTIONS, check_apart, load_rows, parse_weights
 from gaze_vlm.training.sft_data import CONTEXT, GAZE, VIEWS, SftRows, predict_scanpaths
 from gaze_vlm.training.sft_trainer import GazeSFTConfig, GazeSFTTrainer, text_metrics
 
 logger = logging.getLogger("gaze_vlm.sft")
-PARTS_FILE = "parts.json"  # in the folder of a new model: what it was made of
-WHOLE = ("vision_tower", "scanpath_predictor", *TRAINED_IN_FULL)  # what is never in 4 bit
-NEW = ("llm", "vision", "scanpath", "image_size", "model_config")
 
 
 @dataclass
@@ -78,6 +78,9 @@ class ScriptArguments:
     one_split: bool = field(
         default=False,
         metadata={"help": "Put all rows of a patient whom releases split differently in the most held-out split."},
+    )
+    stages: str | None = field(
+        default=None, metadata={"help": "A YAML file: a list of runs, each a name and options that differ for it."}
     )
     tasks: str = field(default="report:1", metadata={"help": f"{', '.join(TASKS)}: times an epoch each is seen."})
     gaze: str = field(
@@ -126,82 +129,6 @@ class ScriptArguments:
     )
 
 
-# ---- the model
-
-
-def load_model(script: ScriptArguments, training: GazeSFTConfig) -> tuple[GazeVLM, GazeVLMProcessor]:
-    """`--model`, or a new one out of its parts, which is written beside --output_dir first."""
-    place = script.model
-    if place is None:
-        place = f"{training.output_dir.rstrip('/')}-base"
-        with PartialState().main_process_first():
-            write_base(script, training, Path(place))
-    else:
-        given = [f"--{name}" for name in NEW if getattr(script, name)]
-        if given:
-            raise ValueError(f"{', '.join(given)}: what --model says already")
-        config = AutoConfig.from_pretrained(place)
-        if not isinstance(config, GazeVLMConfig):
-            raise ValueError(f"{place}: a {config.model_type}, not a {GazeVLMConfig.model_type}")
-    options = {"dtype": getattr(torch, script.dtype)}
-    if script.load_in_4bit:
-        options["quantization_config"] = four_bit(script)
-    return GazeVLM.from_pretrained(place, **options), AutoProcessor.from_pretrained(place)
-
-
-@contextmanager
-def whole_weights(training: GazeSFTConfig) -> Iterator[None]:
-    """Under DeepSpeed ZeRO-3 a model would be loaded in parts, and could neither be composed nor predict gaze."""
-    if training.deepspeed_plugin is None:
-        yield
-        return
-    unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        set_hf_deepspeed_config(training.deepspeed_plugin.dschf)
-
-
-def write_base(script: ScriptArguments, training: GazeSFTConfig, place: Path) -> None:
-    """A new model, unless it stands there; it appears at once, and whole."""
-    parts = {name: getattr(script, name) for name in (*NEW, "dtype")} | {"seed": training.seed}
-    if place.exists():
-        file = place / PARTS_FILE
-        known = json.loads(file.read_text()) if file.is_file() else {}
-        other = [name for name, value in parts.items() if name not in known or known[name] != value]
-        if other:
-            raise ValueError(f"{place}: made of another {', '.join(other)}; choose another --output_dir, or delete it")
-        return
-    if script.vision is None:
-        raise ValueError("--vision: a new model needs a vision tower (or give --model)")
-    dtype = getattr(torch, script.dtype)
-    causal, tokenizer = load_language_model(script.llm, dtype) if script.llm else new_language_model()
-    predictor = images = None
-    if script.scanpath:
-        predictor = ScanpathPredictor.from_pretrained(script.scanpath, dtype=dtype)
-        images = AutoProcessor.from_pretrained(script.scanpath).image_processor
-    tower = load_tower(script.vision, dtype)
-    films = film_processor(script.vision, script.image_size or film_side(script.vision))
-    options = config_options(script.model_config, GazeVLMConfig, "--model_config")
-    model, processor = compose(tower, films, causal, tokenizer, predictor, images, **options)
-    partial = place.with_name(f"{place.name}.partial")
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    (partial / PARTS_FILE).write_text(json.dumps(parts, indent=2) + "\n")
-    partial.rename(place)
-
-
-def four_bit(script: ScriptArguments) -> BitsAndBytesConfig:
-    if not script.use_peft:
-        raise ValueError("--load_in_4bit: weights in 4 bit cannot be trained; add --use_peft")
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["lm_head", *(f"model.{part}" for part in WHOLE)],
-    )
-
-
 # ---- the data
 
 
@@ -217,8 +144,8 @@ def select_rows(script: ScriptArguments) -> tuple[dict, dict | None]:
 
 def eval_gaze_of(script: ScriptArguments) -> dict[str, float]:
     if script.eval_gaze:
-        return parse_weights(script.eval_gaze, GAZE, "source of gaze")
-    gaze = parse_weights(script.gaze, GAZE, "source of gaze")
+        return parse_weights(script.eval_gaze, *WEIGHED["eval_gaze"])
+    gaze = parse_weights(script.gaze, *WEIGHED["gaze"])
     return {max(gaze, key=gaze.get): 1.0}
 
 
@@ -226,8 +153,8 @@ def sft_rows(
     script: ScriptArguments, rows, films, model: GazeVLM, processor, *, training: bool, seed: int, tasks=None
 ) -> SftRows:
     """The conversations of a split."""
-    context = parse_weights(script.context, CONTEXT, "context") if script.context else {}
-    gaze = parse_weights(script.gaze, GAZE, "source of gaze") if training else eval_gaze_of(script)
+    context = parse_weights(script.context, *WEIGHED["context"]) if script.context else {}
+    gaze = parse_weights(script.gaze, *WEIGHED["gaze"]) if training else eval_gaze_of(script)
     predicted, shown = None, rows if films is None else films
     predicts = model is not None and model.model.scanpath_predictor is not None
     if "predicted" in gaze and not predicts:
@@ -238,7 +165,7 @@ def sft_rows(
         context.pop("findings", None)  # they would be the answer
     return SftRows(
         rows,
-        tasks=tasks or parse_weights(script.tasks, TASKS, "task"),
+        tasks=tasks or parse_weights(script.tasks, *WEIGHED["tasks"]),
         gaze=gaze,
         films=films,
         predicted=predicted,
@@ -257,13 +184,11 @@ def sft_rows(
 def prepare(script: ScriptArguments, training: GazeSFTConfig, rows, films=None) -> GazeSFTTrainer:
     """The trainer with its model and rows."""
     set_seed(training.seed)
-    if "train" not in rows or (films is not None and "train" not in films):
-        raise ValueError("there is no train split")
-    evaluated = "validation" in rows and (films is None or "validation" in films)
-    if training.eval_strategy != "no" and not evaluated:
-        raise ValueError("there is no validation split: --eval_strategy no")
+    splits = splits_of(training, rows, films)
     with whole_weights(training):
         model, processor = load_model(script, training)
+    learned = {*parse_weights(script.tasks, *WEIGHED["tasks"]), *(model.config.tasks if script.model else ())}
+    model.config.tasks = [task for task in TASKS if task in learned]
     if not script.load_in_4bit:
         model.to(training.device)
 
@@ -287,13 +212,25 @@ def prepare(script: ScriptArguments, training: GazeSFTConfig, rows, films=None) 
         model,
         training,
         train_rows=of("train", True),
-        eval_rows=of("validation", False) if evaluated and training.eval_strategy != "no" else None,
+        eval_rows=of("validation", False) if "validation" in splits else None,
         processing_class=processor,
         peft_config=adapter,
         compute_metrics=text_metrics(processor) if training.predict_with_generate else None,
     )
     trainer.data_collator([trainer.train_dataset[0]])  # what fits into no batch says so now
     return trainer
+
+
+def splits_of(training: GazeSFTConfig, rows, films) -> list[str]:
+    """What is trained on, and what is evaluated on where that is asked for."""
+    known = [split for split in ("train", "validation") if split in rows and (films is None or split in films)]
+    if "train" not in known:
+        raise ValueError("there is no train split")
+    if training.eval_strategy == "no":
+        return ["train"]
+    if "validation" not in known:
+        raise ValueError("there is no validation split: --eval_strategy no")
+    return known
 
 
 def check_checkpoint(checkpoint: Path, model: GazeVLM, adapter: LoraConfig | None) -> None:
@@ -319,6 +256,8 @@ def run(trainer: GazeSFTTrainer) -> None:
     if trainer.eval_dataset is not None:
         metrics["validation"] = trainer.evaluate()
     trainer.save_model(_internal_call=True)  # which pushes nothing yet
+    if isinstance(trainer.model, PeftModel) and trainer.args.should_save:
+        trainer.model.get_base_model().config.save_pretrained(trainer.args.output_dir)  # says the tasks it learned
     if not trainer.args.push_to_hub:
         trainer.save_state()  # it names folders of this machine
     trainer.create_model_card()
@@ -328,8 +267,64 @@ def run(trainer: GazeSFTTrainer) -> None:
         trainer.push_to_hub()
 
 
+# ---- in stages
+
+
+def train_stages(stages: Sequence[Stage], output_dir: str, *, resume: bool) -> None:
+    """Each stage from what the one before left, unless it is finished; with `resume` from its last checkpoint."""
+    with refusing():
+        folders = folders_of(stages, output_dir)
+        checkpoints = [last_checkpoint(folder) if resume else None for folder in folders]
+        settings = [settings_of(stage.script, stage.training(output_dir)) for stage in stages]
+        done = count_done(stages, output_dir, settings, [one is not None for one in checkpoints])
+        for stage in stages[done + 1 :]:
+            check_rows(stage, stage.training(output_dir))
+    for number, stage in list(enumerate(stages))[done:]:
+        logger.info("--- stage %s", stage.name)
+        with refusing():
+            pushed = {} if stage is stages[-1] else {"push_to_hub": False}
+            training = stage.training(folders[number], resume_from_checkpoint=checkpoints[number], **pushed)
+            script = stage.script
+            with training.main_process_first(desc="stage"):
+                if number:
+                    start = start_of(folders[number - 1], stages[number - 1].script, training)
+                    new = {name: getattr(ScriptArguments(), name) for name in NEW}
+                    script = replace(script, model=start, **new)
+                rows, films = select_rows(script)
+            if training.should_save:
+                record(stages, output_dir, settings, number)
+                shutil.rmtree(folders[number] / MERGED, ignore_errors=True)
+            trainer = prepare(script, training, rows, films)
+        run(trainer)
+        del trainer  # and with it a model, before there is another
+        gc.collect()
+
+
+def check_rows(stage: Stage, training: GazeSFTConfig) -> None:
+    """That a stage which comes later has what its tasks need, before what comes first is trained."""
+    script = replace(stage.script, gaze="none", eval_gaze="none")
+    with training.main_process_first(desc="data"):
+        rows, films = select_rows(script)
+    for split in splits_of(training, rows, films):
+        its_films = None if films is None else films[split]
+        sft_rows(script, rows[split], its_films, None, None, training=split == "train", seed=training.seed)
+
+
+def settings_of(script: ScriptArguments, training: GazeSFTConfig) -> dict:
+    """What must be the same when a training goes on."""
+    names = ["learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "num_train_epochs"]
+    names += ["max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16"]
+    names += ["seed", "data_seed", "max_length", "freeze_vision_tower", "generation_max_new_tokens"]
+    names += ["load_best_model_at_end", "metric_for_best_model"]
+    data_and_model = {one.name: getattr(script, one.name) for one in fields(ScriptArguments)}
+    return data_and_model | {name: getattr(training, name) for name in names}
+
+
+# ---- the command line
+
+
 def parse(kinds: tuple[type, ...], description: str, arguments: list[str] | None) -> tuple:
-    """Options of the command line over those of --config."""
+    """Options of the command line over those of --config: an object of each kind, and those of the last as given."""
     arguments = sys.argv[1:] if arguments is None else arguments
     several = [f"--{one.name}" for kind in kinds for one in fields(kind) if str(one.type).startswith("list")]
     for name in several:
@@ -337,17 +332,26 @@ def parse(kinds: tuple[type, ...], description: str, arguments: list[str] | None
             raise ValueError(f"{name} is given twice; several values stand behind one {name}")
     parser = TrlParser(kinds, description=description, formatter_class=RawDescriptionHelpFormatter)
     try:
-        return parser.parse_args_and_config(arguments)
+        script, training = parser.parse_args_and_config(arguments)
     except yaml.YAMLError as error:
         raise ValueError(f"--config: {error}") from None
+    for name in WEIGHED:
+        setattr(script, name, weights_as_text(getattr(script, name)))
+    given = vars(parser.parse_known_args(arguments)[0])  # --config has become defaults
+    return script, training, {one.name: given[one.name] for one in fields(training) if one.name in given}
 
 
 def main(arguments: list[str] | None = None) -> None:
     with refusing():
-        script, training = parse((ScriptArguments, GazeSFTConfig), __doc__, arguments)
+        script, training, options = parse((ScriptArguments, GazeSFTConfig), __doc__, arguments)
         logging.basicConfig(format="%(message)s")
         logging.getLogger("gaze_vlm").setLevel(logging.INFO if training.should_log else logging.WARNING)
         datasets.disable_progress_bars()
+        if script.stages:
+            if training.resume_from_checkpoint not in (None, "last"):
+                raise ValueError("--resume_from_checkpoint: with --stages it is last, or nothing")
+            stages = read_stages(script, options)
+            return train_stages(stages, training.output_dir, resume=training.resume_from_checkpoint is not None)
         if training.resume_from_checkpoint == "last":
             training.resume_from_checkpoint = last_checkpoint(training.output_dir)
         with training.main_process_first(desc="data"):

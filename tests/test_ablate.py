@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 pytest.importorskip("trl", reason='training needs trl: pip install "gaze2report[train]"')
 
+from transformers import AutoConfig
 from trl import TrlParser
 
 from gaze_vlm import GazeVLM
@@ -68,8 +70,14 @@ def refused(ablate, capsys):
     return run
 
 
+DICTATED = [
+    {"text": text, "start": start, "end": start + 0.2}
+    for text, start in (("normal", 0.5), ("heart", 0.8), (".", 1.4), ("clear", 1.6), ("lungs", 2.0), (".", 2.8))
+]
+
+
 def write_export(folder: Path, splits: dict[str, int], *, gazed: bool = True, **columns) -> Path:
-    """Two films a patient; every third film without gaze."""
+    """Two films a patient; every third film without gaze, the others' on three places, one second each."""
     import datasets
 
     rng = np.random.default_rng(1)
@@ -77,7 +85,7 @@ def write_export(folder: Path, splits: dict[str, int], *, gazed: bool = True, **
     for split, count in splits.items():
         rows = []
         for number in range(count):
-            path = {name: [float(v) for v in rng.random(3)] for name in ("x", "y", "duration")}
+            path = {name: [float(v) for v in rng.random(3)] for name in ("x", "y")} | {"duration": [0.9] * 3}
             rows.append(
                 row(
                     image=Image.fromarray(rng.integers(0, 255, (16, 16), np.uint8)),
@@ -201,6 +209,65 @@ def test_edges_and_ranks_share_the_model_of_the_options(ablate, module, export, 
     assert text.index("## edges") < text.index("## lora_r")
 
 
+def test_gaze_tasks_are_left_out_of_the_stages_that_have_them(ablate, module, parts, tmp_path, monkeypatch, capsys):
+    export = write_export(tmp_path / "read", {"train": 8, "test": 6}, transcript=DICTATED)
+    stages = [{"name": "gaze", "tasks": {"keyframe": 1, "trajectory": 0.5, "order": 1}}]
+    stages += [{"name": "downstream", "tasks": "report:1,order:1", "generation_max_new_tokens": 3}]
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump(stages))
+    out = tmp_path / "run"
+    options = ["--vary", "tasks", "--dataset", export, *parts, "--gaze", "none", "--stages", tmp_path / "stages.yaml"]
+    options += ["--output_dir", out]
+    ablate(*options)
+    learned = {
+        "model": ["report", "keyframe", "trajectory", "order"],
+        "without-keyframe": ["report", "trajectory", "order"],
+        "without-trajectory": ["report", "keyframe", "order"],
+        "without-order": ["report", "keyframe", "trajectory"],
+        "without-gaze-tasks": ["report"],
+    }
+    assert {name: AutoConfig.from_pretrained(out / name).tasks for name in learned} == learned
+    assert not (out / "without-gaze-tasks-stages" / "1-gaze").exists(), "a stage without tasks is left out"
+    settings = json.loads((out / "without-order-stages" / "settings.json").read_text())
+    assert settings["1-gaze"]["tasks"] == "keyframe:1.0,trajectory:0.5"
+    assert settings["2-downstream"]["tasks"] == "report:1.0"
+
+    names = ["all gaze tasks", *(name.replace("-", " ") for name in learned if name != "model")]
+    scores = scores_of(out, "tasks")
+    nll = [scores["negative log-likelihood a token", name] for name in names]
+    assert all(one["n"] == 6 and len({*one["interval"].values()}) == 3 for one in nll)
+    assert nll[0]["difference"] is None
+    cases = {
+        name: json.loads((out / name / "predictions-none.json").read_text()) for name in ("model", "without-order")
+    }
+    gaps = [one["nll"] - other["nll"] for one, other in zip(*cases.values(), strict=True)]
+    difference = scores["negative log-likelihood a token", "without order"]["difference"]
+    assert difference["estimate"] == pytest.approx(np.mean(gaps)) != 0
+    assert difference["low"] < difference["estimate"] < difference["high"]
+    assert ("label F1, micro, 14 findings", "normal template") in scores
+    assert any("a stage without tasks is left out" in line for line in protocol_of(out, "tasks"))
+    printed = capsys.readouterr().out
+    assert printed.count("| without trajectory |") == 3 and "95 % interval" in printed
+    assert printed.splitlines()[-1] == str(out / "results.md")
+
+    monkeypatch.setattr(module, "train_stages", lambda *_, **__: pytest.fail("trained again"))
+    ablate(*options)
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump(stages[::-1]))
+    with pytest.raises(SystemExit):
+        ablate(*options)
+
+
+def test_gaze_tasks_are_left_out_of_one_mixture(module, tmp_path):
+    script = module.AblationArguments(tasks="report:2,keyframe:1,trajectory:0.5,order:1", gaze="none")
+    variants = {one.name: one.script.tasks for one in module.variants_of("tasks", script, {})}
+    assert variants == {
+        "all gaze tasks": script.tasks,
+        "without keyframe": "report:2.0,trajectory:0.5,order:1.0",
+        "without trajectory": "report:2.0,keyframe:1.0,order:1.0",
+        "without order": "report:2.0,keyframe:1.0,trajectory:0.5",
+        "without gaze tasks": "report:2.0",
+    }
+
+
 def test_training_that_was_stopped_goes_on_from_its_last_checkpoint(
     ablate, module, export, parts, tmp_path, monkeypatch
 ):
@@ -271,7 +338,7 @@ def test_losses_of_cases_are_those_of_each_alone(module, tiny_bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--vary: gaze, edges, lora_r, or some of them; got none"),
+        ([], "--vary: gaze, edges, lora_r, tasks, or some of them; got none"),
         (["--vary", "depth"], "got depth"),
         (["--vary", "lora_r"], "add --use_peft"),
         (["--vary", "lora_r", "--use_peft", "--ranks", "4"], "at least two different ones"),
@@ -279,6 +346,9 @@ def test_losses_of_cases_are_those_of_each_alone(module, tiny_bundle):
         (["--vary", "edges", "--eval_gaze", "predicted"], "--eval_gaze predicted: there is no scanpath predictor"),
         (["--vary", "gaze", "--push_to_hub"], "variants are not pushed"),
         (["--vary", "gaze", "--films", "nowhere"], "nowhere: neither NAME=DIR nor a folder"),
+        (["--vary", "tasks"], "--vary tasks: keyframe is not in --tasks, so it cannot be left out"),
+        (["--vary", "tasks", "--tasks", "report,keyframe,order"], "trajectory is not in --tasks, so it"),
+        (["--vary", "tasks", "--tasks", "keyframe,trajectory,order"], "there is nothing but gaze tasks to train on"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(refused, export, parts, tmp_path, options, message):
@@ -307,10 +377,11 @@ def test_the_docstring_holds_the_very_commands(module, monkeypatch):
     monkeypatch.chdir(EXAMPLES.parent)
     text = re.sub(r"\\\n\s*", "", module.__doc__)
     commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    accelerate launch ")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         rest = command[command.index("examples/ablate.py") + 1 :]
         parser = TrlParser((module.AblationArguments, module.GazeSFTConfig))
         script, _ = parser.parse_args_and_config([*rest, "--use_cpu", "--bf16", "false"])
         assert script.dataset and set(script.vary) <= set(module.VARIED)
         assert "lora_r" not in script.vary or script.use_peft
+        assert ("tasks" in script.vary) == (script.stages is not None)

@@ -293,6 +293,54 @@ def test_cases_of_one_file_only(run, file):
     assert {score["n"] for score in ran.json["scores"] if score["metric"].startswith("label F1, m")} == {2}
 
 
+# ---- agreement among readers
+
+
+def read_twice(films: int = 22) -> tuple[list[dict], list[dict]]:
+    """Predictions, and what readers A and B saw of the same films; no two look at one place."""
+    rng = np.random.default_rng(0)
+    predictions, readings = [], []
+    for film in range(films):
+        seen = rng.uniform(0.1, 0.9, (5, 2))
+        for reader in ("A", "B", None):
+            x, y = (seen + rng.normal(0, 0.01, seen.shape)).T.tolist()
+            record = {"image": f"{film}.png", "scanpath": {"x": x, "y": y, "duration": [0.3] * 5}}
+            (readings if reader else predictions).append(record | ({"reader": reader} if reader else {}))
+    return predictions, readings
+
+
+def test_agreement_is_a_table_of_its_own(run, file):
+    mine, readers = (file(f"{name}.json", records) for name, records in zip(("mine", "r"), read_twice(), strict=True))
+    arguments = ["score", "scanpath", mine, readers, "--agreement", "--resamples", 100]
+    document, table, markdown = (run(*arguments, *option) for option in (["--json"], [], ["--markdown"]))
+    assert {(ran.status, ran.err) for ran in (document, table, markdown)} == {(0, "")}
+    assert document.json["what"] == "agreement"
+    systems = {score["system"] for score in document.json["scores"]}
+    assert {"mine", "mine against reader A", "mine against reader B", "readers among themselves"} < systems
+    assert not any("ScanMatch" in score["metric"] for score in document.json["scores"])
+    for metric in ("ICC(2,1) of seconds a cluster (DBSCAN", "ICC(3,1) of seconds a cluster (17", "cosine of seconds"):
+        assert metric in table.out
+        assert metric in markdown.out
+    assert document.estimate("DTW", "mine") < 0.1 < document.estimate("DTW", "mine of another case")
+    for score in document.json["scores"]:
+        assert f"| {score['interval']['estimate']:.3f} |" in markdown.out
+        assert f"{score['interval']['estimate']:.3f}" in table.out
+
+
+def test_agreement_without_two_readers_or_durations(run, file):
+    ran = run("score", "scanpath", *written(file, "scanpath"), "--agreement", "--json")
+    assert (ran.status, ran.err) == (0, "")
+    assert "no case has two readings: no row of readers among themselves" in ran.json["protocol"]
+    assert "no rows of single readers: the references name none" in ran.json["protocol"]
+    assert ran.estimate("DTW", "mine") < 0.1 < ran.estimate("DTW", "mine of another case")
+    assert any("every fixation counts 1 for its seconds" in sentence for sentence in ran.json["protocol"])
+    given = written(file, "scanpath")
+    refused(run("score", "scanpath", *given, "--agreement", "--maps"), "--maps adds to the usual table")
+    refused(run("score", "scanpath", file("b.json", "{"), given[1], "--agreement"), "b.json: not valid JSON (line 1")
+    double = file("twice.json", RELEASED * 2)
+    refused(run("score", "scanpath", given[0], double, "--agreement"), "two references have the id 'a / Edema'")
+
+
 # ---- what is refused
 
 
@@ -341,16 +389,17 @@ def test_a_missing_file_an_unknown_option_and_a_missing_program(run, file, monke
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", [*FILES, "agreement"])
 def test_noise_in_place_of_a_file_never_gets_a_traceback(kind, run, file):
     """Every value of every record, exchanged for what does not belong there."""
+    kind, options = ("scanpath", ["--agreement"]) if kind == "agreement" else (kind, [])
     mine, readers = written(file, kind)
     odd = [None, "", "x", -1, 1e308, True, [], {}, [[]], [None], {"x": 1}, "\ud800", float("nan"), float("inf")]
     records = json.loads(mine.read_text())
     for name in records[0]:
         for value in odd:
             path = file("odd.json", json.dumps([records[0] | {name: value}, *records[1:]]))
-            ran = run("score", kind, path, readers, "--json", "--resamples", 100, "--common")
+            ran = run("score", kind, path, readers, *options, "--json", "--resamples", 100, "--common")
             if ran.status == 0:
                 assert ran.json["scores"]
             else:

@@ -190,7 +190,7 @@ def test_bundles_fit_the_schema_and_the_schema_is_one(bundle):
 BREAKS = {
     "evidence lacks gaze": lambda e: e.pop("gaze"),
     "evidence has the unknown extra": lambda e: e.update(extra=1),
-    "evidence.schema_version must be one of '1.0'": lambda e: e.update(schema_version="2.0"),
+    "evidence.schema_version must be one of '2.0'": lambda e: e.update(schema_version="1.0"),
     "evidence.notice must match": lambda e: e.update(notice=" "),
     "evidence.image.sha256 must match": lambda e: e["image"].update(sha256="abc"),
     "evidence.image.width must be of type integer": lambda e: e["image"].update(width=True),

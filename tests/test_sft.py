@@ -18,11 +18,13 @@ from PIL import Image
 
 pytest.importorskip("trl", reason='training needs trl: pip install "gaze2report[train]"')
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, OPTConfig, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, OPTConfig, set_seed
 
 from gaze_vlm import GazeVLM, GazeVLMConfig, GazeVLMProcessor
 from gaze_vlm.data.schema import SCHEMA, row
+from gaze_vlm.tasks import GAZE_TASKS, TASKS
 from gaze_vlm.training.adapters import load_adapter, merge_adapter
+from gaze_vlm.training.rows import parse_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = shlex.split(
@@ -190,12 +192,27 @@ def test_without_a_language_model_a_small_one_is_trained_in_full(sft, export, ti
     assert "model.language_model.decoder.layers.0.fc1.weight" not in same
 
 
+def test_a_checkpoint_says_what_it_was_trained_for(sft, refused, export, model, tiny_bundle, tmp_path):
+    options = ["--dataset", export, "--gaze", "given", "--max_steps", 1, "--eval_strategy", "no", "--tasks", "vqa:2"]
+    sft(*options, "--output_dir", tmp_path / "new", "--vision", tiny_bundle / "gaze_vlm")
+    assert AutoConfig.from_pretrained(tmp_path / "new").tasks == ["vqa"]
+    sft(*options, "--output_dir", tmp_path / "further", "--model", model)
+    assert AutoConfig.from_pretrained(model).tasks == ["report"]
+    assert AutoConfig.from_pretrained(tmp_path / "further").tasks == ["report", "vqa"]
+    sft(*options, "--output_dir", tmp_path / "adapter", "--model", model, "--use_peft")
+    assert AutoConfig.from_pretrained(tmp_path / "adapter").tasks == ["report", "vqa"]
+    line = refused(*options, "--output_dir", tmp_path / "o", "--model", tmp_path / "adapter")
+    assert "adapter: an adapter; merge it into its base first" in line
+
+
 def test_the_examples_configs_say_only_what_there_is(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import sft
     from trl import TrlParser
 
-    for file in (EXAMPLES / "configs").glob("*.yaml"):
+    monkeypatch.chdir(EXAMPLES.parent)
+    listed = [file for file in (EXAMPLES / "configs").glob("*.yaml") if "stages" in file.name]
+    for file in (file for file in (EXAMPLES / "configs").glob("*.yaml") if file not in listed):
         parser = TrlParser((sft.ScriptArguments, sft.GazeSFTConfig))
         script, training = parser.parse_args_and_config(["--config", str(file), "--bf16", "false", "--use_cpu"])
         known = yaml.safe_load(file.read_text())
@@ -203,6 +220,33 @@ def test_the_examples_configs_say_only_what_there_is(monkeypatch):
         for name in ("vision", "scanpath"):
             place = getattr(script, name)
             assert place is None or not place.startswith("src") or (EXAMPLES.parent / place / "config.json").is_file()
+        assert script.stages is None or Path(script.stages) in [one.relative_to(EXAMPLES.parent) for one in listed]
+
+
+def test_the_stages_of_gazex_without_a_task_are_its_stages_but_for_that_task(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import sft
+    from sft_stages import read_stages, without
+
+    arguments = ["--config", str(EXAMPLES / "configs" / "gazex.yaml"), "--bf16", "false", "--use_cpu"]
+    script, _, options = sft.parse((sft.ScriptArguments, sft.GazeSFTConfig), "", arguments)
+
+    def of(name: str) -> list:
+        script.stages = str(EXAMPLES / "configs" / f"gazex_stages{name}.yaml")
+        return read_stages(script, options)
+
+    assert [stage.name for stage in of("")] == ["gaze", "downstream"]
+    tasks = [{part.split(":")[0] for part in stage.script.tasks.split(",")} for stage in of("")]
+    assert tasks == [set(GAZE_TASKS), set(TASKS) - set(GAZE_TASKS)]
+    for task in GAZE_TASKS:
+        left = [
+            [stage.name, stage.options, parse_weights(stage.script.tasks, TASKS, "")]
+            for stage in of(f"_without_{task}")
+        ]
+        assert left == [
+            [stage.name, stage.options, parse_weights(stage.script.tasks, TASKS, "")]
+            for stage in without(of(""), [task])
+        ]
 
 
 # ---- several processes, kill and resume, the Hub
@@ -336,10 +380,11 @@ def test_predicted_gaze_needs_a_predictor(refused, export, tiny_bundle, tmp_path
 
 
 def test_four_bit_is_for_the_language_model_alone(sft, model):
-    import sft as script
+    import sft_model
+    from sft import ScriptArguments
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    skipped = script.four_bit(script.ScriptArguments(use_peft=True)).llm_int8_skip_modules
+    skipped = sft_model.four_bit(ScriptArguments(use_peft=True)).llm_int8_skip_modules
     linear = [
         name for name, part in GazeVLM.from_pretrained(model).named_modules() if isinstance(part, torch.nn.Linear)
     ]

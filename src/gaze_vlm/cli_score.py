@@ -180,6 +180,9 @@ def scanpath(
     predictions: Predictions,
     references: References,
     maps: Annotated[bool, typer.Option("--maps", help="Score heat maps too.")] = False,
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Instead: agreement with readers and among them (ICC, cosine, DTW).")
+    ] = False,
     split: Split = None,
     common: Common = False,
     train: Train = None,
@@ -191,14 +194,18 @@ def scanpath(
 ) -> None:
     """Scanpaths against readers' scanpaths; GazeSearch's JSON is read as released, the centre put in front."""
     from .metrics.cases import read_scanpaths
+    from .metrics.tables.agreement import agreement_table
     from .metrics.tables.scanpaths import scanpath_table
 
     with refusing(), waiting("Scoring", as_json):
+        if agreement and maps:
+            raise ValueError("--maps adds to the usual table, and --agreement prints another one: ask for either")
         files = {"split": split, "common": common, "train": train, "versus": versus}
         given = load(read_scanpaths, predictions, references, **files)
-        options = {"maps": maps, "resamples": resamples, "seed": seed}
-        table = scanpath_table(given.pairs, training=given.training, versus=given.versus, name=given.name, **options)
-    show(table, "scanpath", as_json, markdown, given.notes)
+        known = {"training": given.training, "versus": given.versus, "name": given.name}
+        known |= {"resamples": resamples, "seed": seed}
+        table = agreement_table(given.pairs, **known) if agreement else scanpath_table(given.pairs, maps=maps, **known)
+    show(table, "agreement" if agreement else "scanpath", as_json, markdown, given.notes)
 
 
 @app.command()

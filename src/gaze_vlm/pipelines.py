@@ -353,7 +353,7 @@ class ReadingPipeline:
 
     @torch.no_grad()
     def _read_batch(self, films: list[Film], given: list, report, name: str, protocol: str | None) -> list[Reading]:
-        findings = self.classify(films, given)
+        findings, attention = zip(*self.attend(films, given), strict=True)
         _, processor = self.vlm
         pixels = self._pixels(processor, films)
         scanpaths, sources = self._gaze(films, pixels, given)
@@ -363,8 +363,8 @@ class ReadingPipeline:
             paths = [None if source == "none" else path for path, source in zip(scanpaths, sources, strict=True)]
             reports = list(map(in_reading_order, reports, reported, paths))
         readings = []
-        for film, records, scanpath, source, sentences in zip(
-            films, findings, scanpaths, sources, reports, strict=True
+        for film, records, maps, scanpath, source, sentences in zip(
+            films, findings, attention, scanpaths, sources, reports, strict=True
         ):
             evidence = link_evidence(
                 join(sentences),
@@ -379,6 +379,7 @@ class ReadingPipeline:
                 },
                 model={"name": name, "version": __version__},
                 gaze=source,
+                attention=maps,
             )
             readings.append(Reading(film, records, scanpath, source, sentences, evidence))
         return readings

@@ -1,12 +1,18 @@
 """Intraclass correlation against the textbook and pingouin; dwell over clusters against one fixation at a time."""
 
-import sys
-
 import numpy as np
 import pytest
 
 from gaze_vlm.findings import REGIONS, regions_at
-from gaze_vlm.metrics.agreement import ClusterVectors, cluster_vectors, dwell_cosine, icc
+from gaze_vlm.metrics.agreement import (
+    ClusterVectors,
+    cluster_vectors,
+    cosine_of_sums,
+    dwell_cosine,
+    dwell_sums,
+    icc,
+    icc_of_sums,
+)
 from gaze_vlm.metrics.statistics import bootstrap
 from gaze_vlm.scanpath import Scanpath
 
@@ -28,11 +34,6 @@ def random_pairs(count=40, **where):
     return [[random_path(rng, size, **where) for size in column] for column in sizes.T]
 
 
-def needs(kind):
-    if kind["clusters"] == "dbscan":
-        pytest.importorskip("sklearn", reason='dbscan needs scikit-learn: pip install "gaze2report[eval]"')
-
-
 def path(*fixations):
     """Fixations as (x, y, seconds)."""
     return Scanpath.from_relative(*np.reshape(fixations, (-1, 3)).T)
@@ -42,7 +43,6 @@ def path(*fixations):
 
 
 def test_icc_of_shrout_and_fleiss():
-    pytest.importorskip("scipy")
     np.testing.assert_allclose(icc(SHROUT_FLEISS), [0.29, 0.02, 0.76], atol=0.005)
     np.testing.assert_allclose(icc(SHROUT_FLEISS, form="3,1"), [0.71, 0.34, 0.95], atol=0.005)
 
@@ -67,7 +67,6 @@ def test_icc_equals_pingouin(form, named, monkeypatch):
 
 
 def test_the_order_of_subjects_raters_and_the_unit_do_not_matter():
-    pytest.importorskip("scipy")
     rng = np.random.default_rng(1)
     for ratings in icc_cases():
         for form in ("2,1", "3,1"):
@@ -78,7 +77,6 @@ def test_the_order_of_subjects_raters_and_the_unit_do_not_matter():
 
 
 def test_a_constant_bias_costs_agreement_and_not_consistency():
-    pytest.importorskip("scipy")
     subjects = np.array([0.1, 0.4, 0.2, 0.9, 0.5])
     biased = np.stack([subjects, subjects + 3], axis=1)
     np.testing.assert_allclose(icc(biased, form="3,1"), 1)
@@ -90,7 +88,6 @@ def test_a_constant_bias_costs_agreement_and_not_consistency():
 
 @pytest.mark.parametrize("form", ["2,1", "3,1"])
 def test_subjects_of_one_mean_have_the_least_correlation_there_is(form):
-    pytest.importorskip("scipy")
     # mean squares: 0 between subjects; between raters and left, 0 and 2/3, then 1/2 and 1/2, then 4/3 and 5/6
     for ratings, agreement in [
         ([[2, 1], [1, 2], [2, 1], [1, 2]], -2),
@@ -104,12 +101,10 @@ def test_subjects_of_one_mean_have_the_least_correlation_there_is(form):
 @pytest.mark.parametrize("form", ["2,1", "3,1"])
 @pytest.mark.parametrize("ratings", [np.full((5, 3), 0.1), np.tile([0.1, 0.7, 0.3], (5, 1))])
 def test_subjects_that_do_not_differ_have_no_correlation(ratings, form):
-    pytest.importorskip("scipy")
     assert np.isnan(icc(ratings, form=form)).all()
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
-    pytest.importorskip("scipy")
     rng = np.random.default_rng(2)
     covered = {"2,1": 0, "3,1": 0}
     for _ in range(600):
@@ -149,7 +144,6 @@ def test_cells_are_those_of_the_scanpath_s_own_grid():
 
 
 def test_dbscan_by_hand():
-    pytest.importorskip("sklearn", reason='dbscan needs scikit-learn: pip install "gaze2report[eval]"')
     first = path((0.2, 0.2, 1.0), (0.8, 0.8, 0.5), (0.5, 0.1, 0.3), (1.3, 0.2, 9.0))
     second = path((0.23, 0.2, 2.0), (0.26, 0.2, 1.0), (0.8, 0.5, 0.7))
     table, case = cluster_vectors([first, path(), first], [second, path(), first], clusters="dbscan", eps=0.04)
@@ -174,7 +168,6 @@ def test_cosine_by_hand():
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_cosine_is_symmetric_and_blind_to_order_and_total_time(kind):
-    needs(kind)
     first, second = random_pairs(low=-0.1, high=1.1)
     cosine = dwell_cosine(first, second, **kind)
     assert 0.05 < np.nanmean(cosine) < 0.95
@@ -188,7 +181,6 @@ def test_cosine_is_symmetric_and_blind_to_order_and_total_time(kind):
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=str)
 def test_mirrored_films_have_the_same_cosine(kind):
-    needs(kind)
     first, second = random_pairs()
     mirrored = dwell_cosine([p.flip_horizontal() for p in first], [p.flip_horizontal() for p in second], **kind)
     np.testing.assert_allclose(mirrored, dwell_cosine(first, second, **kind), atol=1e-6)
@@ -196,8 +188,6 @@ def test_mirrored_films_have_the_same_cosine(kind):
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_reading_agrees_more_with_itself_moved_a_little_than_with_another(kind):
-    needs(kind)
-    pytest.importorskip("scipy")
     rng = np.random.default_rng(3)
     first, second = random_pairs()
     shifts = [rng.normal(0, 0.02, size=(2, len(one))) for one in first]
@@ -209,11 +199,51 @@ def test_a_reading_agrees_more_with_itself_moved_a_little_than_with_another(kind
 
 
 def test_icc_over_cases_takes_a_bootstrap_by_case():
-    pytest.importorskip("scipy")
     first, second = random_pairs(20)
     vectors = cluster_vectors(first, second, clusters="regions")
     interval = bootstrap(vectors.dwell, lambda rows: icc(rows).value, groups=vectors.case, resamples=100)
     assert interval.low < icc(vectors.dwell).value < interval.high
+
+
+# ---- sums of a case
+
+
+@pytest.mark.parametrize("form", ["2,1", "3,1"])
+def test_icc_of_sums_is_the_icc_of_their_clusters(form):
+    first, second = random_pairs(low=-0.1, high=1.1)
+    for kind in KINDS:
+        vectors = cluster_vectors(first, second, **kind)
+        sums = dwell_sums(vectors, len(first))
+        assert sums.shape == (40, 6)
+        assert icc_of_sums(sums, form=form) == pytest.approx(icc(vectors.dwell, form=form).value, rel=1e-9)
+    for ratings in icc_cases():
+        if ratings.shape[1] == 2:
+            sums = dwell_sums(ClusterVectors(ratings + 100, np.arange(len(ratings)) % 3), 3)
+            assert icc_of_sums(sums, form=form) == pytest.approx(icc(ratings, form=form).value, rel=1e-7)
+
+
+def test_sums_that_say_nothing_of_agreement_are_nan():
+    def of(*ratings):
+        return dwell_sums(ClusterVectors(np.array(ratings, dtype=float), np.zeros(len(ratings), int)), 1)
+
+    for form in ("2,1", "3,1"):
+        for ratings in ([(1, 2)], [(0.1, 0.7)] * 5, [(0, 0)] * 3):
+            assert np.isnan(icc_of_sums(of(*ratings), form=form)), ratings
+        assert icc_of_sums(of((1, 1), (3, 3), (0.1, 0.1)), form=form) == pytest.approx(1)
+        # a case's readings, averaged, weigh as one
+        twice = np.concatenate([of((1, 2), (3, 5), (2, 2)), of((1, 2), (3, 5), (2, 2))])
+        assert icc_of_sums(twice.mean(axis=0, keepdims=True), form=form) == icc_of_sums(twice[:1], form=form)
+    assert np.isnan(icc_of_sums(np.zeros((0, 6))))
+    with pytest.raises(ValueError, match='form must be "2,1" or "3,1"'):
+        icc_of_sums(np.zeros((1, 6)), form="1,1")
+
+
+def test_cosine_of_sums_is_that_of_the_vectors():
+    rng = np.random.default_rng(4)
+    dwell, case = rng.exponential(size=(30, 2)), np.repeat([0, 2], 15)
+    expected = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in (dwell[:15].T, dwell[15:].T)]
+    cosine = cosine_of_sums(dwell_sums(ClusterVectors(dwell, case), 3))
+    np.testing.assert_allclose(cosine, [expected[0], np.nan, expected[1]])
 
 
 def test_no_case_at_all():
@@ -236,7 +266,6 @@ def test_no_case_at_all():
     ],
 )
 def test_bad_ratings_are_named(call, message):
-    pytest.importorskip("scipy")
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -250,17 +279,6 @@ def test_unknown_clusters_are_named(clusters):
 def test_bad_pairs_and_settings_are_named():
     with pytest.raises(ValueError, match="predictions: 2, references: 1"):
         cluster_vectors([path(), path()], [path()], clusters="regions")
-    pytest.importorskip("sklearn", reason='dbscan needs scikit-learn: pip install "gaze2report[eval]"')
     for setting in ({"eps": 0}, {"min_samples": 0}):
         with pytest.raises(ValueError, match="eps must be above 0 and min_samples at least 1"):
             cluster_vectors([path()], [path()], clusters="dbscan", **setting)
-
-
-def test_without_the_extra_it_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(ImportError, match=r'icc needs .* pip install "gaze2report\[eval\]"'):
-        icc(SHROUT_FLEISS)
-    with pytest.raises(ImportError, match=r'dbscan.* needs .* pip install "gaze2report\[eval\]"'):
-        dwell_cosine([path()], [path()], clusters="dbscan")
-    assert dwell_cosine([path((0.5, 0.5, 1))], [path((0.5, 0.5, 2))], clusters=4)[0] == pytest.approx(1)

@@ -4,8 +4,10 @@
 as one self-contained page.
 """
 
-from .bundle import JSON_SCHEMA, NOTICE, SCHEMA_VERSION, EvidenceBundle, EvidenceError, EvidenceSentence
+from .bundle import EvidenceBundle, EvidenceError, EvidenceSentence
+from .coverage import coverage
 from .links import link_evidence
+from .schema import JSON_SCHEMA, NOTICE, SCHEMA_VERSION
 
 __all__ = [
     "JSON_SCHEMA",
@@ -14,5 +16,6 @@ __all__ = [
     "EvidenceBundle",
     "EvidenceError",
     "EvidenceSentence",
+    "coverage",
     "link_evidence",
 ]

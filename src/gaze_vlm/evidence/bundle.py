@@ -15,7 +15,8 @@ import html
 import io
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,114 +27,11 @@ from PIL import Image
 from .. import json_schema as schema
 from ..scanpath import Scanpath
 from ..visualize import heat_layer, to_grey
-
-SCHEMA_VERSION = "1.0"
-NOTICE = "This is a research demonstration and not a medical device: nothing in it may guide the care of a patient."
+from .schema import JSON_SCHEMA, NOTICE, SCHEMA_VERSION
 
 
 class EvidenceError(ValueError):
     """Evidence that breaks its contract, or a file that must not be overwritten; the message names the place."""
-
-
-# ---- the contract
-
-_REGIONS = schema.array(
-    "Where on the film.",
-    schema.object(
-        "A region of the thorax.",
-        name=schema.text("Such as 'left costophrenic angle', the patient's side."),
-        box={
-            **schema.array(
-                "x1, y1, x2, y2 in 0..1 of the image from the top left.", schema.number("", minimum=0, maximum=1)
-            ),
-            "minItems": 4,
-            "maxItems": 4,
-        },
-    ),
-)
-_PROBABILITY = schema.number("Probability given by the classifier.", minimum=0, maximum=1)
-
-JSON_SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "title": "Evidence of a chest X-ray report",
-    **schema.object(
-        "A report, and for each sentence what it rests on.",
-        schema_version=schema.choice("Version of this layout.", SCHEMA_VERSION),
-        notice=schema.text("Says that this is no medical device.", pattern=r"\S"),
-        image=schema.object(
-            "The film.",
-            name=schema.text("File name without its folder."),
-            sha256=schema.text("Hex digest of the file's bytes.", pattern="^[0-9a-f]{64}$"),
-            width=schema.index("Pixels.", 1),
-            height=schema.index("Pixels.", 1),
-        ),
-        model=schema.object(
-            "What wrote the report.",
-            name=schema.text("Name or repository."),
-            version=schema.text("Version."),
-        ),
-        gaze=schema.choice(
-            "Where the scanpath comes from: a reader, a model, or there is none.", "given", "predicted", "none"
-        ),
-        report=schema.text("The whole report as it was written."),
-        sentences=schema.array(
-            "In the order of the report.",
-            schema.object(
-                "One sentence and what it rests on.",
-                text=schema.text("report[start:end]."),
-                start=schema.index("First character in the report (Unicode code points)."),
-                end=schema.index("One past the last character in the report."),
-                findings=schema.array(
-                    "What the sentence says, in its order.",
-                    schema.object(
-                        "One statement about one finding.",
-                        name=schema.text("Such as 'Pleural Effusion'."),
-                        status=schema.choice("As the sentence says it.", "present", "absent", "uncertain"),
-                    ),
-                ),
-                confidence=schema.or_null(
-                    schema.number(
-                        "The classifier's agreement with the sentence; null: none to give.", minimum=0, maximum=1
-                    )
-                ),
-                regions=_REGIONS,
-                fixations=schema.array("Indices into the scanpath of those that lie in a region.", schema.index("")),
-                source=schema.choice("Who wrote the sentence.", "model", "template"),
-                review=schema.or_null(
-                    schema.object(
-                        "A reviewer's decision; null: not reviewed.",
-                        status=schema.choice("The decision.", "accepted", "rejected", "edited"),
-                        text=schema.or_null(
-                            schema.text("The sentence as edited; null unless the status is 'edited'.")
-                        ),
-                        reviewer=schema.or_null(schema.text("Who decided.")),
-                    )
-                ),
-            ),
-        ),
-        findings=schema.array(
-            "What the classifier found.",
-            schema.object(
-                "One finding.",
-                name=schema.text("Such as 'Pleural Effusion'."),
-                probability=_PROBABILITY,
-                present={"type": "boolean", "description": "Is the finding listed as what the film shows?"},
-                regions=_REGIONS,
-            ),
-        ),
-        scanpath=schema.object(
-            "The fixations in their order, one entry each.",
-            x=schema.array("0..1 of the image from the left; off the image allowed.", schema.number("")),
-            y=schema.array("0..1 of the image from the top; off the image allowed.", schema.number("")),
-            onset=schema.array("Seconds from the first moment of reading.", schema.number("")),
-            duration=schema.array("Seconds.", schema.number("", minimum=0)),
-        ),
-    ),
-}
-"""JSON schema (draft 2020-12) of `EvidenceBundle.to_json`."""
-
-
-# ---- the bundle
 
 
 @dataclass(frozen=True)
@@ -147,6 +45,8 @@ class EvidenceSentence:
     confidence: float | None
     regions: list[dict[str, Any]]
     fixations: list[int]
+    key_frames: list[int] = field(default_factory=list)
+    stage: str | None = None
     source: str = "model"
     review: dict[str, str | None] | None = None
 
@@ -166,6 +66,10 @@ class EvidenceBundle:
     findings: list[dict[str, Any]]
     scanpath: dict[str, list[float]]
     gaze: str
+    key_frames: list[dict[str, Any]] = field(default_factory=list)
+    coverage: dict[str, Any] | None = None
+    flags: list[dict[str, Any]] = field(default_factory=list)
+    sign_off: dict[str, str] | None = None
     notice: str = NOTICE
     schema_version: str = SCHEMA_VERSION
 
@@ -186,6 +90,38 @@ class EvidenceBundle:
                     f'evidence.sentences[{i}].review: "edited" goes with the new text, the other decisions with none'
                 )
             end = sentence.end
+        self._check_numbers(fixations)
+        self._check_sign_off()
+
+    def _check_numbers(self, fixations: int) -> None:
+        """What refers to fixations, key frames and sentences refers to some that are there."""
+        frames, spans = len(self.key_frames), len(self.sentences)
+        for what, records, field_name, known in (
+            ("findings", self.findings, "fixations", fixations),
+            ("key_frames", self.key_frames, "fixations", fixations),
+            ("sentences", [asdict(sentence) for sentence in self.sentences], "key_frames", frames),
+        ):
+            for i, record in enumerate(records):
+                if max(record[field_name], default=-1) >= known:
+                    raise EvidenceError(f"evidence.{what}[{i}].{field_name}: {max(record[field_name])} of {known}")
+        for i, flag in enumerate(self.flags):
+            if flag["sentence"] is not None and flag["sentence"] >= spans:
+                raise EvidenceError(f"evidence.flags[{i}].sentence: {flag['sentence']} of {spans}")
+
+    def _check_sign_off(self) -> None:
+        if self.sign_off is None:
+            return
+        try:
+            signed = datetime.fromisoformat(self.sign_off["signed_at"])
+        except ValueError:
+            signed = None
+        if signed is None or signed.tzinfo is None:
+            raise EvidenceError(
+                f"evidence.sign_off.signed_at: {self.sign_off['signed_at']!r} is no date and time with its zone"
+            )
+        for i, sentence in enumerate(self.sentences):
+            if sentence.review is None:
+                raise EvidenceError(f"evidence.sign_off: sentence {i} is not reviewed")
 
     def to_json(self) -> str:
         """The bundle as JSON text; `from_json` gives an equal bundle back."""
@@ -206,7 +142,14 @@ class EvidenceBundle:
         if not 0 <= index < len(self.sentences):
             raise EvidenceError(f"sentence {index} of a report of {len(self.sentences)} sentences")
         reviewed = replace(self.sentences[index], review={"status": status, "text": text, "reviewer": reviewer})
-        return replace(self, sentences=(*self.sentences[:index], reviewed, *self.sentences[index + 1 :]))
+        sentences = (*self.sentences[:index], reviewed, *self.sentences[index + 1 :])
+        return replace(self, sentences=sentences, sign_off=None)
+
+    def sign(self, reviewer: str, signed_at: str | None = None) -> EvidenceBundle:
+        """A new bundle that `reviewer` answers for; by default now. All sentences must have been reviewed, and a later
+        review takes the signature away."""
+        signed_at = datetime.now(UTC).isoformat(timespec="seconds") if signed_at is None else signed_at
+        return replace(self, sign_off={"reviewer": reviewer, "signed_at": signed_at})
 
     @property
     def reviewed_report(self) -> str:

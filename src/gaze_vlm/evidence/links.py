@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
 
-from ..findings import FINDING_REGIONS, REGIONS
+from ..findings import FINDING_REGIONS, REGIONS, regions_at
+from ..keyframes import KeyFrame, key_frames, stage_of_text
 from ..labeler import Mention, label, sentences
 from ..scanpath import Scanpath
 from .bundle import EvidenceBundle, EvidenceError, EvidenceSentence
+from .coverage import attention_share, coverage
+from .flags import Opinion, sentence_flags, zone_flags
 
 Box = Sequence[float]
 
@@ -26,8 +30,10 @@ def link_evidence(
     image: dict[str, Any],
     model: dict[str, str],
     gaze: str,
+    attention: Mapping[str, np.ndarray] | None = None,
+    spoken: Sequence[dict[str, Any]] | None = None,
 ) -> EvidenceBundle:
-    """Link each sentence of a report to findings, regions and fixations.
+    """Link each sentence of a report to findings, regions, fixations and key frames, and flag what does not agree.
 
     Args:
         report: the text; `labeler` splits it into sentences and reads their findings.
@@ -37,6 +43,9 @@ def link_evidence(
         image: `{"name", "sha256", "width", "height"}`; of the name only the file's own part is kept.
         model: `{"name", "version"}`.
         gaze: where the scanpath comes from: "given", "predicted" or "none".
+        attention: name of a finding -> the classifier's attention (rows, columns) over the film, whose sum is 1.
+        spoken: dictated sentences `{"text", "start", "end"}` on the scanpath's clock, for key frames by sentence;
+            None: key frames of windows of time.
 
     The regions of a sentence are those of every finding it names, whatever its status: one looks there to deny it,
     too. They are the classifier's, else the usual ones of `findings.FINDING_REGIONS`, in both cases on the side and at
@@ -49,10 +58,12 @@ def link_evidence(
     scanpath = Scanpath([], [], [], []) if scanpath is None else scanpath
     records = {record["name"]: record for record in findings}
     mentions = label(report).mentions
-    linked = []
+    frames = key_frames(scanpath, spoken)
+    linked, flags = [], []
     for index, ((start, end), source) in enumerate(zip(spans, sources, strict=True)):
         said = [mention for mention in mentions if mention.sentence == index]
         regions = _regions(said, report[start:end], records)
+        fixations = _inside(scanpath, [region["box"] for region in regions])
         linked.append(
             EvidenceSentence(
                 text=report[start:end],
@@ -61,15 +72,49 @@ def link_evidence(
                 findings=_unique({"name": mention.finding, "status": mention.status} for mention in said),
                 confidence=_confidence(said, records),
                 regions=regions,
-                fixations=_inside(scanpath, [region["box"] for region in regions]),
+                fixations=fixations,
+                key_frames=[i for i, frame in enumerate(frames) if not set(fixations).isdisjoint(frame.fixations)],
+                stage=stage_of_text(report[start:end]),
                 source=source,
             )
         )
+        flags += sentence_flags(index, said, regions, [_opinion(mention, records) for mention in said], scanpath)
+    seen = coverage(scanpath) if len(scanpath) else None
     # a name read from a disk may hold bytes that are no UTF-8
     name = PureWindowsPath(str(image.get("name", ""))).name.encode("utf-8", "replace").decode()
     return EvidenceBundle(
-        {**image, "name": name}, model, report, tuple(linked), list(findings), scanpath.to_records(), gaze
+        image={**image, "name": name},
+        model=model,
+        report=report,
+        sentences=tuple(linked),
+        findings=[_linked(record, scanpath, attention or {}) for record in findings],
+        scanpath=scanpath.to_records(),
+        gaze=gaze,
+        key_frames=[_frame_record(frame) for frame in frames],
+        coverage=seen,
+        flags=[*flags, *zone_flags(seen)],
     )
+
+
+def _linked(record: dict[str, Any], scanpath: Scanpath, attention: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A finding with the fixations and the share of attention in its regions."""
+    boxes = [region["box"] for region in record["regions"]]
+    share = attention_share(attention[record["name"]], boxes) if boxes and record["name"] in attention else None
+    return {**record, "fixations": _inside(scanpath, boxes), "attention": share}
+
+
+def _frame_record(frame: KeyFrame) -> dict[str, Any]:
+    record = {**asdict(frame), "regions": list(regions_at(frame.x, frame.y))}
+    return {**record, "fixations": list(frame.fixations), "box": list(frame.box)}
+
+
+def _opinion(mention: Mention, records: dict[str, dict[str, Any]]) -> Opinion | None:
+    """What the classifier says of a mention's finding; None if it does not judge it."""
+    record = _of(mention, records)
+    if record is None:
+        return None
+    on_side = not record["regions"] or bool(_on_side(record["regions"], mention.side))
+    return Opinion(record["name"], record["probability"], record["present"], on_side)
 
 
 _HEIGHTS = (

@@ -11,6 +11,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from ..models.configuration_gaze_vlm import GazeVLMConfig
 from ..models.modeling_gaze_vlm import GazeVLM
 
 TRAINED_IN_FULL = ("visual_gaze_graph", "multi_modal_projector")
@@ -78,7 +79,7 @@ def base_samples(model: GazeVLM) -> dict[str, torch.Tensor]:
 
 
 def load_adapter(folder: str | Path, base: GazeVLM | None = None, **options) -> PeftModel:
-    """The adapter in a folder on top of its base.
+    """The adapter in a folder on top of its base, whose `config.tasks` are then the adapter's.
 
     Args:
         base: by default what the adapter's config names, loaded with `options` (of `from_pretrained`).
@@ -110,6 +111,8 @@ def load_adapter(folder: str | Path, base: GazeVLM | None = None, **options) -> 
     with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:  # peft leaves out what does not match
         if set(file.keys()) != get_peft_model_state_dict(model, save_embedding_layers=False).keys():
             raise _foreign(folder, name, "it has more layers, or fewer")
+    if (folder / "config.json").is_file():
+        base.config.tasks = GazeVLMConfig.from_pretrained(folder).tasks
     return model
 
 

@@ -161,6 +161,8 @@ class GazeSFTTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:  # transformers calls this on every process
+            return
         folder = Path(output_dir or self.args.output_dir)
         if isinstance(self.model, PeftModel):
             save_file(self._base_samples, folder / BASE_FILE)

@@ -61,7 +61,7 @@ def scanpath_table(
     sides = [(name, pairs.predictions), *(versus or {}).items()]
     sides += [("references", pairs.references), ("training scanpaths", training)]
     timed = all(case.timed for _, cases in sides for case in cases)
-    systems = beside(systems, _scanpath_baselines(references, pairs, training, seed))
+    systems = beside(systems, scanpath_baselines(references, pairs, training, seed))
     metrics = scanpath_metrics(references, timed=timed)
     longest = max(len(path) for paths in (references, *systems.values()) for path in paths)
     # a fixation that was put in front has a made-up duration
@@ -285,7 +285,7 @@ def _about_paths(sides: Sequence[tuple[str, Sequence[Case]]]) -> list[str]:
     ]
 
 
-def _scanpath_baselines(
+def scanpath_baselines(
     references: Sequence[Scanpath], pairs: Pairs, training: Sequence[Case], seed: int
 ) -> dict[str, list[Scanpath]]:
     findings = [case.finding or "" for case in pairs.references]

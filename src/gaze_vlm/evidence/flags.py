@@ -1,0 +1,89 @@
+"""Where report, classifier and gaze do not go together. A finding is listed if the classifier holds it present."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..findings import NO_FINDING
+from ..labeler import Mention
+from ..scanpath import Scanpath
+from .coverage import is_looked_at
+
+
+class Opinion(NamedTuple):
+    """What the classifier says of a finding that a sentence names.
+
+    Args:
+        name: of its record.
+        probability: 0..1.
+        present: whether it is listed.
+        on_side: whether it has a region on the side that the sentence names, if the sentence names one.
+    """
+
+    name: str
+    probability: float
+    present: bool
+    on_side: bool
+
+
+def sentence_flags(
+    number: int,
+    said: Sequence[Mention],
+    regions: Sequence[dict[str, Any]],
+    opinions: Sequence[Opinion | None],
+    scanpath: Scanpath,
+) -> list[dict[str, Any]]:
+    """Flags of one sentence; what the classifier does not judge gives none, and without gaze nothing is missed.
+
+    Args:
+        number: of the sentence, from 0.
+        regions: that it rests on.
+        opinions: one for each mention.
+    """
+    flags = []
+    for mention, opinion in zip(said, opinions, strict=True):
+        if opinion is None or mention.finding == NO_FINDING:
+            continue
+        words = f"{opinion.name} ({opinion.probability:.2f})"
+        if mention.status == "absent":
+            if opinion.present and opinion.on_side:
+                flags.append(
+                    _flag("contradicted", number, opinion.name, f"denies {words}, which the classifier lists")
+                )
+        elif not opinion.present:
+            flags.append(_flag("unlikely", number, opinion.name, f"says {words}, which is not listed"))
+        elif not opinion.on_side:
+            flags.append(
+                _flag("unlikely", number, opinion.name, f"says {words} on a side where the classifier does not look")
+            )
+    if not regions:
+        flags.append(_flag("unlinked", number, None, "has no region"))
+    present = [mention.finding for mention in said if mention.status == "present" and mention.finding != NO_FINDING]
+    if present and len(scanpath):
+        for region in regions:
+            if not is_looked_at(region["box"], scanpath):
+                message = f"rests on a region that was never looked at: {region['name']}"
+                flags.append(_flag("not looked at", number, present[0], message, region["name"]))
+    return [flag for place, flag in enumerate(flags) if flag not in flags[:place]]
+
+
+def zone_flags(coverage: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A flag for each lung zone that was never looked at."""
+    missed = [] if coverage is None else coverage["not_looked_at"]
+    return [
+        {
+            "kind": "not looked at",
+            "sentence": None,
+            "finding": None,
+            "region": name,
+            "message": f"The {name} was never looked at.",
+        }
+        for name in missed
+        if name.endswith("lung zone")
+    ]
+
+
+def _flag(kind: str, sentence: int, finding: str | None, message: str, region: str | None = None) -> dict[str, Any]:
+    words = f"Sentence {sentence + 1} {message}."
+    return {"kind": kind, "sentence": sentence, "finding": finding, "region": region, "message": words}
