@@ -431,7 +431,7 @@ STAGE_WORDS: dict[str, re.Pattern[str]] = {
     for letter, words in {
         "A": r"airways?\b|trache|carina|bronch",
         "B": r"lungs?\b|pulmonary|pleura|lobes?\b|lobar|apices|apex|apical|bases?\b|basilar|interstiti|parenchym",
-        "C": r"heart|cardia|cardio|mediastin|aort|hil(?:um|a|ar)\b|pericard|vascul",
+        "C": r"heart|cardiac|cardio(?:mediast|megal)|mediastin|aort|hil(?:um|a|ar)\b|pericard|vascul",
         "D": r"(?:hemi|sub)?diaphragm|costophrenic|free air",
         "E": r"bon(?:e|es|y)\b|osseous|ribs?\b|clavic|spin(?:e|al)\b|vertebra|soft tissue|shoulder|scapul|skelet",
         "F": r"tubes?\b|catheter|lines?\b|leads?\b|pacemaker|device|drain|port\b|wires?\b|clips?\b|prosthe|hardware",

@@ -63,7 +63,7 @@ def sentence_flags(
     if present and len(scanpath):
         for region in regions:
             if not is_looked_at(region["box"], scanpath):
-                message = f"rests on a region that was never looked at: {region['name']}"
+                message = f"rests on a region that no fixation reaches: {region['name']}"
                 flags.append(_flag("not looked at", number, present[0], message, region["name"]))
     return [flag for place, flag in enumerate(flags) if flag not in flags[:place]]
 
@@ -77,7 +77,7 @@ def zone_flags(coverage: dict[str, Any] | None) -> list[dict[str, Any]]:
             "sentence": None,
             "finding": None,
             "region": name,
-            "message": f"The {name} was never looked at.",
+            "message": f"No fixation reaches the {name}.",
         }
         for name in missed
         if name.endswith("lung zone")

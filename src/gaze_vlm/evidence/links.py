@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..findings import FINDING_REGIONS, REGIONS, regions_at
+from ..findings import FINDING_REGIONS, READING_ORDER, REGIONS, regions_at
 from ..keyframes import KeyFrame, key_frames, stage_of_text
 from ..labeler import Mention, label, sentences
 from ..scanpath import Scanpath
@@ -49,7 +49,8 @@ def link_evidence(
 
     The regions of a sentence are those of every finding it names, whatever its status: one looks there to deny it,
     too. They are the classifier's, else the usual ones of `findings.FINDING_REGIONS`, in both cases on the side and at
-    the height (upper, middle, lower) that the sentence names.
+    the height (upper, middle, lower) that the sentence names. A sentence that names a place and no finding has the
+    regions of that stage of inspection.
     """
     spans = sentences(report)
     sources = ["model"] * len(spans) if sources is None else sources
@@ -124,20 +125,28 @@ _HEIGHTS = (
 )
 """How a sentence names a height of the lung, and the names of the regions that lie there."""
 
+_STAGES = {stage.letter: stage.regions for stage in READING_ORDER}
+
 
 def _regions(said: Sequence[Mention], sentence: str, records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Regions `{"name", "box"}` of a sentence and its mentions; a usual one that lies within another is left out."""
     seen, usual = [], []
+    if not said:
+        usual = _at_height([_usual(name) for name in _STAGES.get(stage_of_text(sentence), ())], sentence)
     for mention in said:
         record = _record(mention, records)
         if record and record["regions"]:
             seen += _at_height(record["regions"], sentence)
         else:
             links = _of(mention, FINDING_REGIONS) or ()
-            boxes = [{"name": link.region, "box": list(REGIONS[link.region].box)} for link in links]
+            boxes = [_usual(link.region) for link in links]
             usual += _at_height(_on_side(boxes, mention.side), sentence)
     regions = _unique([*seen, *usual])
     return [region for region in regions if region in seen or not any(_holds(other, region) for other in regions)]
+
+
+def _usual(name: str) -> dict[str, Any]:
+    return {"name": name, "box": list(REGIONS[name].box)}
 
 
 def _record(mention: Mention, records: dict[str, dict[str, Any]]) -> dict[str, Any] | None:

@@ -1,0 +1,144 @@
+"""evidence.html in a real browser: decisions are taken, signed off and saved to a file that is evidence again."""
+
+import shutil
+from datetime import datetime
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gaze_vlm.evidence import EvidenceBundle, link_evidence
+from gaze_vlm.scanpath import Scanpath
+
+sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "gaze2report[dev]"')
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+REPORT = "There is a left pleural effusion. The heart is normal in size. No pneumothorax."
+
+
+@pytest.fixture
+def bundle():
+    box = {"name": "left costophrenic angle", "box": [0.77, 0.69, 0.9, 0.81]}
+    records = [
+        {"name": "Pleural Effusion", "probability": 0.9, "present": True, "regions": [box]},
+        {"name": "Cardiomegaly", "probability": 0.8, "present": True, "regions": []},
+        {"name": "Pneumothorax", "probability": 0.1, "present": False, "regions": []},
+    ]
+    return link_evidence(
+        REPORT,
+        records,
+        Scanpath.from_relative([0.8, 0.82, 0.2], [0.75, 0.74, 0.3], [0.4, 0.5, 0.6]),
+        image={"name": "film <b>.png", "sha256": "0f" * 32, "width": 300, "height": 200},
+        model={"name": "made", "version": "1"},
+        gaze="predicted",
+    )
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """The page of a bundle; afterwards nothing was asked of a network, and nothing went wrong in the console."""
+    said, asked, pages = [], [], []
+
+    def call(bundle):
+        film = Image.fromarray(np.repeat(np.arange(200, dtype=np.uint8)[:, None], 300, axis=1))
+        file = tmp_path / "evidence.html"
+        file.write_text(bundle.to_html(film), encoding="utf-8")
+        page = browser.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        pages.append(page)
+        return page
+
+    yield call
+    assert said == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    for page in pages:
+        page.close()
+
+
+def saved(page, button: str, tmp_path) -> EvidenceBundle:
+    with page.expect_download() as download:
+        page.click(button)
+    file = tmp_path / "saved.json"
+    download.value.save_as(file)
+    return EvidenceBundle.from_json(file.read_text(encoding="utf-8"))
+
+
+def test_what_is_decided_and_signed_is_in_the_saved_file(bundle, open_page, tmp_path):
+    page = open_page(bundle)
+    assert page.is_disabled("#sign")
+    page.click("[aria-label='Accept sentence 1']")
+    page.click("[aria-label='Edit sentence 2']")
+    page.fill("[aria-label='Sentence 2 as edited']", "The heart is enlarged: <1/2 & so on.")
+    assert "sentence 3" in page.inner_text("#progress")
+    page.click("[aria-label='Reject sentence 3']")
+    assert "Who signs" in page.inner_text("#progress")
+    page.fill("#reviewer", "R. Reader")
+    signed = saved(page, "#sign", tmp_path)
+    expected = bundle.review(0, "accepted", reviewer="R. Reader")
+    expected = expected.review(1, "edited", "The heart is enlarged: <1/2 & so on.", "R. Reader")
+    expected = expected.review(2, "rejected", reviewer="R. Reader")
+    signed_at = signed.sign_off["signed_at"]
+    assert datetime.fromisoformat(signed_at).tzinfo is not None
+    assert signed == expected.sign("R. Reader", signed_at)
+    assert signed.reviewed_report == "There is a left pleural effusion. The heart is enlarged: <1/2 & so on."
+    assert "Signed off by R. Reader" in page.inner_text("#progress")
+    page.click("[aria-label='Accept sentence 3']")
+    assert "Signed off" not in page.inner_text("#progress")
+
+
+def test_a_draft_may_be_open_and_a_decision_taken_back(bundle, open_page, tmp_path):
+    page = open_page(bundle)
+    page.click("[aria-label='Reject sentence 1']")
+    page.click("[aria-label='Reject sentence 1']")
+    page.click("[aria-label='Edit sentence 2']")
+    page.fill("[aria-label='Sentence 2 as edited']", "  ")
+    page.click("[aria-label='Accept sentence 3']")
+    draft = saved(page, "#draft", tmp_path)
+    assert draft == bundle.review(2, "accepted")
+
+
+def test_earlier_decisions_are_shown_and_kept(bundle, open_page, tmp_path):
+    before = bundle.review(0, "edited", "A trace of fluid.", "A").review(1, "accepted", reviewer="A")
+    before = before.review(2, "accepted", reviewer="A").sign("A", "2026-01-02T03:04:05+00:00")
+    page = open_page(before)
+    assert "A trace of fluid." in page.inner_text("#sentences")
+    assert "Signed off by A" in page.inner_text("#progress")
+    assert saved(page, "#draft", tmp_path) == before
+
+
+def test_key_frames_coverage_and_flags_are_on_the_page(bundle, open_page):
+    page = open_page(bundle)
+    assert page.locator("#frames li").count() == len(bundle.key_frames) == 2
+    assert page.locator("#coverage li").count() == 17
+    assert page.locator("#coverage li.missed").count() == len(bundle.coverage["not_looked_at"])
+    flags = [flag["message"] for flag in bundle.flags if flag["sentence"] is not None]
+    assert page.locator(".flag").all_inner_texts() == flags
+    assert any("Cardiomegaly (0.80)" in flag for flag in flags)
+    page.hover("#frames li:first-child button")
+    assert page.locator(".fixation.on").count() == 2
+    supported = sum(0 in sentence.key_frames for sentence in bundle.sentences)
+    assert page.locator(".sentence.on").count() == supported > 0
+
+
+def test_by_keyboard(bundle, open_page):
+    page = open_page(bundle)
+    page.focus("[aria-label='Accept sentence 1']")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("[aria-label='Accept sentence 1']", "aria-pressed") == "true"
+    page.focus("[aria-label='Edit sentence 2']")
+    page.keyboard.press("Space")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Typed.")
+    assert "Typed." in page.inner_text("#sentences li:nth-child(2) .said")
