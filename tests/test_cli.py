@@ -125,7 +125,7 @@ def check_reading(document: dict) -> None:
     assert document["evidence"]
     end = 0
     for sentence in document["evidence"]:
-        keys = "text start end findings confidence regions fixations source review"
+        keys = "text start end findings confidence regions fixations key_frames stage source review"
         assert sentence.keys() == set(keys.split())
         assert document["report"][sentence["start"] : sentence["end"]] == sentence["text"]
         assert end <= sentence["start"] < sentence["end"]
@@ -310,13 +310,13 @@ def test_lateral_films_are_refused(view, is_read, run, film_file):
 
 @pytest.mark.parametrize("command", ["report", "scanpath", "classify"])
 def test_progress_is_shown_on_a_terminal_only(command, run, film_file, monkeypatch):
-    from gaze_vlm import cli
+    from gaze_vlm import cli, terminal
 
     counts, tracked = [], cli.tracked
     monkeypatch.setattr(cli, "tracked", lambda readings, *rest: counts.append(rest) or tracked(readings, *rest))
     images = [film_file(f"{seed}.png", seed) for seed in range(10)]
     assert run(command, *images, "--json").err == ""
-    monkeypatch.setattr(type(cli.errors), "is_terminal", True)
+    monkeypatch.setattr(type(terminal.errors), "is_terminal", True)
     assert len(run(command, *images[:2], "--json").json) == 2
     assert counts == [(10, True), (2, True)]
     assert run(command, *images[:2]).status == 0

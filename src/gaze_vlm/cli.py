@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__, cli_ask, cli_data, cli_score
+from . import __version__, cli_ask, cli_data, cli_export, cli_score
 from .cli_films import (
     Batch,
     Images,
@@ -41,6 +41,7 @@ app.add_typer(cli_score.app, name="score")
 app.command()(cli_data.data)
 app.command()(cli_ask.ground)
 app.command()(cli_ask.ask)
+app.command()(cli_export.export)
 
 
 class Protocol(StrEnum):
@@ -85,13 +86,24 @@ def findings_table(findings: list[dict]) -> Table:
     return table
 
 
-def save_reading(reading, folder: Path, overwrite: bool) -> None:
-    image = reading.film.to_pil("L")
+def save_reading(reading, folder: Path, overwrite: bool, also: Collection[str] = ()) -> list[str]:
+    """Write all about a reading; what of `also` ("sr", "fhir") cannot be made is left out, and told why."""
+    image, refused = reading.film.to_pil("L"), []
     files = pictures(reading.film, reading.scanpath, present_boxes(reading.findings))
     files["report.txt"] = lambda path: path.write_text(reading.report + "\n", encoding="utf-8")
     files["evidence.json"] = lambda path: path.write_text(reading.evidence.to_json() + "\n", encoding="utf-8")
     files["evidence.html"] = lambda path: path.write_text(reading.evidence.to_html(image), encoding="utf-8")
+    makers = {
+        "sr": (cli_export.SR, lambda: cli_export.structured_report(reading.evidence, Path(reading.film.path))),
+        "fhir": (cli_export.FHIR, lambda: cli_export.fhir(reading.evidence)),
+    }
+    for name, make in (makers[one] for one in also):
+        try:
+            files[name] = make()
+        except (ValueError, ImportError) as error:
+            refused.append(f"{name}: {error}")
     write(folder, files, overwrite)
+    return refused
 
 
 def reading_document(path: str, model: str, reading) -> dict:
@@ -106,7 +118,7 @@ def reading_document(path: str, model: str, reading) -> dict:
     }
 
 
-def read_all(batch: Batch, models, readings, out: Path | None, overwrite: bool, quiet: bool) -> list[dict]:
+def read_all(batch: Batch, models, readings, out: Path | None, overwrite: bool, quiet: bool, also=()) -> list[dict]:
     """The readings of a batch's films: documents for --json, files in --out, words on the terminal."""
     documents, taken = [], set()
     for path, reading in zip(batch.paths, tracked(readings, len(batch.films), quiet), strict=True):
@@ -118,7 +130,8 @@ def read_all(batch: Batch, models, readings, out: Path | None, overwrite: bool, 
         if out is not None:
             folder = folder_for(out, path, taken)
             try:
-                save_reading(reading, folder, overwrite)
+                for reason in save_reading(reading, folder, overwrite, also):
+                    batch.fail(f"{path}: {reason}")
             except OutputError as error:
                 batch.fail(str(error))
                 continue
@@ -152,6 +165,8 @@ def report(
         typer.Option(help="Order of the sentences: abcdef, that of inspection, all stages named.", show_default=False),
     ] = None,
     out: Out = None,
+    sr: Annotated[bool, typer.Option("--sr", help="In --out a DICOM structured report too (DICOM films).")] = False,
+    fhir: Annotated[bool, typer.Option("--fhir", help="In --out a FHIR DiagnosticReport too.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     model: Model = None,
@@ -161,6 +176,10 @@ def report(
 
     if writer is not None and not composer:
         complain("--writer goes with --composer")
+        raise typer.Exit(2)
+    also = [name for name, asked in (("sr", sr), ("fhir", fhir)) if asked]
+    if also and out is None:
+        complain(f"--{also[0]} needs --out, the folder to write it into")
         raise typer.Exit(2)
     batch = read_films(images)
     given = None
@@ -180,7 +199,7 @@ def report(
     readings = (
         models.compose(batch.films, given, sentences, order) if composer else models.read(batch.films, given, order)
     )
-    documents = read_all(batch, models, readings, out, overwrite, quiet=as_json)
+    documents = read_all(batch, models, readings, out, overwrite, as_json, also)
     if as_json:
         print_json(documents)
     batch.finish()
