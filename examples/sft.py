@@ -56,6 +56,7 @@ from gaze_vlm.training.adapters import lora_config
 from gaze_vlm.training.rows import SECTIONS, check_apart, load_rows, parse_weights
 from gaze_vlm.training.sft_data import CONTEXT, GAZE, VIEWS, SftRows, predict_scanpaths
 from gaze_vlm.training.sft_trainer import GazeSFTConfig, GazeSFTTrainer, text_metrics
+from gaze_vlm.training.task_scores import task_scores
 
 logger = logging.getLogger("gaze_vlm.sft")
 
@@ -255,6 +256,10 @@ def run(trainer: GazeSFTTrainer) -> None:
     metrics = {"train": trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint).metrics}
     if trainer.eval_dataset is not None:
         metrics["validation"] = trainer.evaluate()
+    if trainer.eval_dataset is not None and trainer.args.predict_with_generate and trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model).eval()
+        length = {"max_new_tokens": trainer.args.generation_max_new_tokens}
+        metrics["tasks"] = task_scores(model, trainer.processing_class, trainer.eval_rows, **length)
     trainer.save_model(_internal_call=True)  # which pushes nothing yet
     if isinstance(trainer.model, PeftModel) and trainer.args.should_save:
         trainer.model.get_base_model().config.save_pretrained(trainer.args.output_dir)  # says the tasks it learned

@@ -259,3 +259,30 @@ def test_a_cut_that_loses_an_image_is_an_error(make_rows, vlm_processor):
     whole = GazeVLMCollator(vlm_processor, completion_only_loss=True)([dict(sample)])["input_ids"]
     cut = GazeVLMCollator(vlm_processor, max_length=whole.shape[1] - 2, completion_only_loss=True)([dict(sample)])
     assert cut["input_ids"].tolist() == whole[:, :-2].tolist()
+
+
+def test_tasks_are_scored_by_what_their_answers_mean(make_rows, make_row, vlm, vlm_processor, monkeypatch):
+    from gaze_vlm.training import task_scores
+
+    box = {"name": "Edema", "box": [0.1, 0.1, 0.5, 0.5], "shape": "box", "certainty": 1.0}
+    asked = [
+        make_row(n, boxes=[box | {"phrase": None, "annotator": None}], question=f"{n}?", answer="yes")
+        for n in range(3)
+    ]
+    rows = sft(make_rows(*asked), tasks={"report": 1, "vqa": 1, "ground": 1}, training=False)
+    truth = {answer(rows.draw(place)) for place in range(len(rows))}
+    assert len(truth) == 5  # three reports, one answer, one box
+    real = task_scores.task_scores(vlm, vlm_processor, rows, batch_size=4, max_new_tokens=4)
+    assert {task: found["n"] for task, found in real.items()} == {"report": 3, "vqa": 3, "ground": 3}
+    assert real["ground"]["score"] == 0
+    assert real["ground"]["malformed"] == 1
+
+    def right(model, processor, messages, images, fixations, **_):
+        assert len(fixations) == sum(map(len, images))
+        drawn = [rows.draw(place) for place in range(len(rows))]
+        return [next(answer(one) for one in drawn if one["prompt"] == asked) for asked in messages]
+
+    monkeypatch.setattr(task_scores, "generate_texts", right)
+    scored = task_scores.task_scores(vlm, vlm_processor, rows, batch_size=4)
+    assert {task: found["score"] for task, found in scored.items() if task != "report"} == {"vqa": 1, "ground": 1}
+    assert all(found["malformed"] == 0 for found in scored.values())

@@ -29,22 +29,23 @@ def coverage(scanpath: Scanpath, *, radius: float = RADIUS) -> dict[str, Any]:
         raise ValueError(f"radius must be above 0, got {radius}")
     squares, regions = _squares(scanpath, radius), []
     for region in REGIONS.values():
-        inside = [fixation_in(region.box, x, y) for x, y in zip(scanpath.x, scanpath.y, strict=True)]
-        dwell = float(scanpath.duration[np.array(inside, bool)].sum())
+        dwell = float(scanpath.duration[fixations_in(region.box, scanpath)].sum())
         share = covered_share(region.box, squares)
         regions.append({"name": region.name, "box": list(region.box), "looked_at": share, "dwell": dwell})
     missed = [region["name"] for region in regions if region["looked_at"] == 0]
     return {"radius": radius, "regions": regions, "not_looked_at": missed}
 
 
-def fixation_in(box: Sequence[float], x: float, y: float) -> bool:
-    """Whether a place lies in a box (x1, y1, x2, y2), its border included."""
-    return bool(box[0] <= x <= box[2] and box[1] <= y <= box[3])
+def fixations_in(box: Sequence[float], scanpath: Scanpath) -> np.ndarray:
+    """(n,) bool: which fixations lie in a box (x1, y1, x2, y2), its border included."""
+    x1, y1, x2, y2 = np.asarray(box, scanpath.x.dtype)  # else 0.45 would not lie on a border at 0.45
+    return (scanpath.x >= x1) & (scanpath.x <= x2) & (scanpath.y >= y1) & (scanpath.y <= y2)
 
 
 def is_looked_at(box: Sequence[float], scanpath: Scanpath, *, radius: float = RADIUS) -> bool:
-    """Whether a fixation covers any of a box."""
-    return covered_share(box, _squares(scanpath, radius)) > 0
+    """Whether the square of a fixation (see `coverage`) reaches into a box."""
+    squares = _squares(scanpath, radius)
+    return bool(((squares[:, :2] < box[2:]) & (squares[:, 2:] > box[:2])).all(axis=1).any())
 
 
 def covered_share(box: Sequence[float], boxes: np.ndarray) -> float:

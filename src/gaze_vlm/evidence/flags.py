@@ -31,14 +31,19 @@ def sentence_flags(
     number: int,
     said: Sequence[Mention],
     regions: Sequence[dict[str, Any]],
+    places: Sequence[Sequence[dict[str, Any]]],
     opinions: Sequence[Opinion | None],
     scanpath: Scanpath,
 ) -> list[dict[str, Any]]:
     """Flags of one sentence; what the classifier does not judge gives none, and without gaze nothing is missed.
 
+    A region that no fixation reaches is flagged once, with the first finding that is said to be present there.
+
     Args:
         number: of the sentence, from 0.
+        said: its mentions of findings.
         regions: that it rests on.
+        places: for each mention the regions that it alone rests on.
         opinions: one for each mention.
     """
     flags = []
@@ -59,12 +64,16 @@ def sentence_flags(
             )
     if not regions:
         flags.append(_flag("unlinked", number, None, "has no region"))
-    present = [mention.finding for mention in said if mention.status == "present" and mention.finding != NO_FINDING]
-    if present and len(scanpath):
-        for region in regions:
-            if not is_looked_at(region["box"], scanpath):
-                message = f"rests on a region that no fixation reaches: {region['name']}"
-                flags.append(_flag("not looked at", number, present[0], message, region["name"]))
+    missed = {}
+    for mention, its_regions in zip(said, places, strict=True):
+        if mention.status == "present" and mention.finding != NO_FINDING and len(scanpath):
+            for region in its_regions:
+                if not is_looked_at(region["box"], scanpath):
+                    missed.setdefault(region["name"], mention.finding)
+    for region, finding in missed.items():
+        flags.append(
+            _flag("not looked at", number, finding, f"says {finding}, but no fixation reaches the {region}", region)
+        )
     return [flag for place, flag in enumerate(flags) if flag not in flags[:place]]
 
 

@@ -15,7 +15,7 @@ from ..keyframes import KeyFrame, key_frames, stage_of_text
 from ..labeler import Mention, label, sentences
 from ..scanpath import Scanpath
 from .bundle import EvidenceBundle, EvidenceError, EvidenceSentence
-from .coverage import attention_share, coverage
+from .coverage import attention_share, coverage, fixations_in
 from .flags import Opinion, sentence_flags, zone_flags
 
 Box = Sequence[float]
@@ -79,7 +79,9 @@ def link_evidence(
                 source=source,
             )
         )
-        flags += sentence_flags(index, said, regions, [_opinion(mention, records) for mention in said], scanpath)
+        places = [_regions([mention], report[start:end], records) for mention in said]
+        opinions = [_opinion(mention, records) for mention in said]
+        flags += sentence_flags(index, said, regions, places, opinions, scanpath)
     seen = coverage(scanpath) if len(scanpath) else None
     # a name read from a disk may hold bytes that are no UTF-8
     name = PureWindowsPath(str(image.get("name", ""))).name.encode("utf-8", "replace").decode()
@@ -99,8 +101,10 @@ def link_evidence(
 
 def _linked(record: dict[str, Any], scanpath: Scanpath, attention: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """A finding with the fixations and the share of attention in its regions."""
-    boxes = [region["box"] for region in record["regions"]]
-    share = attention_share(attention[record["name"]], boxes) if boxes and record["name"] in attention else None
+    boxes, given = [region["box"] for region in record["regions"]], attention.get(record["name"])
+    if given is not None and not ((given >= 0).all() and abs(given.sum() - 1) < 0.01):
+        raise EvidenceError(f"attention of {record['name']!r} must be shares that sum to 1, got {given.sum():.3g}")
+    share = attention_share(given, boxes) if boxes and given is not None else None
     return {**record, "fixations": _inside(scanpath, boxes), "attention": share}
 
 
@@ -198,10 +202,9 @@ def _confidence(said: Sequence[Mention], records: dict[str, dict[str, Any]]) -> 
 
 def _inside(scanpath: Scanpath, boxes: Iterable[Box]) -> list[int]:
     """Indices of the fixations that lie in one of the boxes, their borders included."""
-    x, y = scanpath.x.astype(float), scanpath.y.astype(float)
     inside = np.zeros(len(scanpath), bool)
-    for x1, y1, x2, y2 in boxes:
-        inside |= (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
+    for box in boxes:
+        inside |= fixations_in(box, scanpath)
     return np.flatnonzero(inside).tolist()
 
 

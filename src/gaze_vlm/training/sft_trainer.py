@@ -106,6 +106,7 @@ class GazeSFTTrainer(SFTTrainer):
             if not args.freeze_vision_tower:
                 model.model.vision_tower.float()
         self._base_samples = base_samples(model)  # while each process holds all of it
+        self.eval_rows = eval_rows
         eval_dataset = eval_rows.dataset() if isinstance(eval_rows, SftRows) else None
         if isinstance(eval_rows, Mapping):
             eval_dataset = {name: rows.dataset() for name, rows in eval_rows.items()}
