@@ -8,6 +8,7 @@
     python examples/evaluate.py ground --nih DIR
     python examples/evaluate.py vqa --nih DIR
     python examples/evaluate.py trajectory --nih DIR
+    python examples/evaluate.py evidence --nih DIR
     python examples/evaluate.py labeler --iu FILE
     python examples/evaluate.py compose --iu FILE
     python examples/evaluate.py compose --nih DIR
@@ -49,7 +50,7 @@ from gaze_vlm.pipelines import ReadingPipeline, grey_film
 from gaze_vlm.report_composer import ReportComposer, choose_regions
 from gaze_vlm.report_composer import text as join
 
-WHAT = ("classify", "report", "scanpath", "boxes", "attention", "ground", "vqa", "trajectory", "labeler", "compose")
+WHAT = ("classify", "attention", "report", "compose", "evidence", "ground", "vqa", "scanpath", "boxes", "trajectory")
 SAMPLES = 20  # scanpaths drawn a case, where their mean or their spread is measured
 
 
@@ -378,7 +379,7 @@ def evaluate_labeler(arguments) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=WHAT)
+    parser.add_argument("what", choices=(*WHAT, "labeler"))
     parser.add_argument("--nih", type=Path, help="NIH ChestX-ray14 folder")
     parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
     parser.add_argument("--config", default="official", help="GazeSearch's split: official or image-disjoint")

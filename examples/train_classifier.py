@@ -36,8 +36,8 @@ from train_scanpath import check_resumed, config_options, last_checkpoint, refus
 from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser, set_seed
 
 from gaze_vlm import GazeClassifier, GazeClassifierConfig, GazeClassifierProcessor
+from gaze_vlm.loading import NANO
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
-from gaze_vlm.pipelines import NANO
 from gaze_vlm.training.averaging import AveragedWeights
 from gaze_vlm.training.calibration import THRESHOLDS
 from gaze_vlm.training.classifier_data import ClassifierRows, taught_findings

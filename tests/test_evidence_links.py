@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaze_vlm.evidence import JSON_SCHEMA, EvidenceBundle, EvidenceError, coverage, link_evidence
-from gaze_vlm.evidence.coverage import attention_share, covered_share
+from gaze_vlm.evidence.coverage import attention_share, covered_share, is_looked_at
 from gaze_vlm.evidence.schema import schema_text
 from gaze_vlm.findings import REGIONS
 from gaze_vlm.scanpath import Scanpath
@@ -105,6 +105,19 @@ def test_findings_have_their_fixations_and_their_share_of_attention():
     assert (normal["fixations"], normal["attention"]) == ([], None)
 
 
+def test_a_border_counts_for_links_as_for_dwell():
+    bundle = link("Trachea midline.", [], path((0.45, 0.1)))  # its left border; 0.45 has no exact float
+    assert bundle.sentences[0].fixations == [0]
+    assert region(bundle.coverage, "trachea")["dwell"] == 0.5
+
+
+@pytest.mark.parametrize("attention", [np.full((2, 2), 1.0), np.full((2, 2), np.nan), np.array([[2.0, -1.0]])])
+def test_attention_that_is_no_share_is_refused(attention):
+    found = [record("Pleural Effusion", 0.9, True, ANGLE)]
+    with pytest.raises(EvidenceError, match="attention of 'Pleural Effusion' must be shares that sum to 1"):
+        link("Left effusion.", found, attention={"Pleural Effusion": attention})
+
+
 def test_key_frames_are_linked_to_the_sentences_that_they_support():
     gaze = path((0.2, 0.2), (0.21, 0.2), (0.8, 0.75), (0.81, 0.75))
     bundle = link("Left pleural effusion.", [record("Pleural Effusion", 0.9, True, ANGLE)], gaze)
@@ -166,6 +179,30 @@ def test_every_sentence_has_a_region_or_says_that_it_has_none():
     bundle = link("The heart is large. No acute disease. Trachea midline. Thank you.", [])
     unlinked = {flag["sentence"] for flag in bundle.flags if flag["kind"] == "unlinked"}
     assert {number for number, sentence in enumerate(bundle.sentences) if not sentence.regions} == unlinked == {1, 3}
+
+
+def test_a_missed_region_goes_with_the_finding_that_is_said_to_be_there():
+    heart = {"name": "cardiac silhouette", "box": list(REGIONS["cardiac silhouette"].box)}
+    found = [record("Cardiomegaly", 0.9, True, heart), record("Pleural Effusion", 0.9, True, ANGLE)]
+    gaze = path((0.5, 0.55))
+    (flag,) = [flag for flag in link("Cardiomegaly with left effusion.", found, gaze).flags if flag["sentence"] == 0]
+    assert (flag["finding"], flag["region"]) == ("Pleural Effusion", "left costophrenic angle")
+    assert flag["message"] == "Sentence 1 says Pleural Effusion, but no fixation reaches the left costophrenic angle."
+    # what the same sentence denies need not have been looked at
+    assert kinds(link("Cardiomegaly without pneumothorax.", found, gaze)) == []
+    assert kinds(link("Cardiomegaly, possible left effusion.", found, gaze)) == []
+
+
+def test_reached_is_what_coverage_counts():
+    eye = path((0.5, 0.5))
+    for edge, reached in ((0.54, True), (0.56, False)):
+        assert is_looked_at([edge, 0.4, 0.9, 0.6], eye) is reached
+        assert is_looked_at([0.4, edge, 0.6, 0.9], eye) is reached
+        assert is_looked_at([0.1, 0.4, 1 - edge, 0.6], eye) is reached
+    assert not is_looked_at([0.3, 0.3, 0.3, 0.3], eye)
+    assert not is_looked_at([0, 0, 1, 1], path())
+    for one in coverage(path((0.2, 0.3), (0.6, 0.7)))["regions"]:
+        assert is_looked_at(one["box"], path((0.2, 0.3), (0.6, 0.7))) == (one["looked_at"] > 0)
 
 
 # ---- signature

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from gaze_vlm.evidence import EvidenceBundle, link_evidence
+from gaze_vlm.findings import REGIONS
 from gaze_vlm.scanpath import Scanpath
 
 sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "gaze2report[dev]"')
@@ -15,11 +16,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 REPORT = "There is a left pleural effusion. The heart is normal in size. No pneumothorax."
+ATTENTION = np.zeros((10, 10))
+ATTENTION[7, [1, 2, 3, 8]] = 0.25  # a quarter in the angle
 
 
 @pytest.fixture
 def bundle():
-    box = {"name": "left costophrenic angle", "box": [0.77, 0.69, 0.9, 0.81]}
+    box = {"name": "left costophrenic angle", "box": list(REGIONS["left costophrenic angle"].box)}
     records = [
         {"name": "Pleural Effusion", "probability": 0.9, "present": True, "regions": [box]},
         {"name": "Cardiomegaly", "probability": 0.8, "present": True, "regions": []},
@@ -32,6 +35,7 @@ def bundle():
         image={"name": "film <b>.png", "sha256": "0f" * 32, "width": 300, "height": 200},
         model={"name": "made", "version": "1"},
         gaze="predicted",
+        attention={"Pleural Effusion": ATTENTION},
     )
 
 
@@ -48,11 +52,11 @@ def open_page(browser, tmp_path):
     """The page of a bundle; afterwards nothing was asked of a network, and nothing went wrong in the console."""
     said, asked, pages = [], [], []
 
-    def call(bundle):
+    def call(bundle, **options):
         film = Image.fromarray(np.repeat(np.arange(200, dtype=np.uint8)[:, None], 300, axis=1))
         file = tmp_path / "evidence.html"
         file.write_text(bundle.to_html(film), encoding="utf-8")
-        page = browser.new_page()
+        page = browser.new_page(**options)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
@@ -70,6 +74,8 @@ def open_page(browser, tmp_path):
 def saved(page, button: str, tmp_path) -> EvidenceBundle:
     with page.expect_download() as download:
         page.click(button)
+    signed = button == "#sign" or "Signed off" in page.inner_text("#progress")
+    assert download.value.suggested_filename == f"evidence-{'signed' if signed else 'draft'}.json"
     file = tmp_path / "saved.json"
     download.value.save_as(file)
     return EvidenceBundle.from_json(file.read_text(encoding="utf-8"))
@@ -118,18 +124,66 @@ def test_earlier_decisions_are_shown_and_kept(bundle, open_page, tmp_path):
     assert saved(page, "#draft", tmp_path) == before
 
 
+def test_a_decision_of_before_stays_whose_it_was(bundle, open_page, tmp_path):
+    before = bundle.review(0, "accepted").review(1, "rejected", reviewer="A")
+    page = open_page(before)
+    page.click("[aria-label='Accept sentence 3']")
+    page.fill("#reviewer", "B")
+    signed = saved(page, "#sign", tmp_path)
+    assert [sentence.review["reviewer"] for sentence in signed.sentences] == [None, "A", "B"]
+
+
 def test_key_frames_coverage_and_flags_are_on_the_page(bundle, open_page):
     page = open_page(bundle)
     assert page.locator("#frames li").count() == len(bundle.key_frames) == 2
     assert page.locator("#coverage li").count() == 17
-    assert page.locator("#coverage li.missed").count() == len(bundle.coverage["not_looked_at"])
+    assert page.locator("#coverage .missed").count() == len(bundle.coverage["not_looked_at"])
     flags = [flag["message"] for flag in bundle.flags if flag["sentence"] is not None]
     assert page.locator(".flag").all_inner_texts() == flags
     assert any("Cardiomegaly (0.80)" in flag for flag in flags)
+    assert page.locator("#flags li").count() == len(bundle.flags) > len(flags)
     page.hover("#frames li:first-child button")
+    assert page.inner_text("#caption").startswith("left costophrenic angle · 2 fixations")
     assert page.locator(".fixation.on").count() == 2
     supported = sum(0 in sentence.key_frames for sentence in bundle.sentences)
     assert page.locator(".sentence.on").count() == supported > 0
+
+
+def test_flags_and_regions_light_what_they_are_about(bundle, open_page):
+    page = open_page(bundle)
+    (denied,) = [flag for flag in bundle.flags if flag["kind"] == "contradicted"]
+    page.hover(f"#flags li:has-text('{denied['message']}') button")
+    assert page.locator(".sentence").nth(1).get_attribute("class").split().count("on") == 1
+    page.hover("#flags li:has-text('left upper lung zone') button")
+    assert page.inner_text("#caption") == "left upper lung zone · not fixated"
+    page.hover("#coverage li:has-text('left costophrenic angle') button")
+    assert page.locator(".region.on").count() == 1
+    assert page.locator(".fixation.on").count() == 2
+    page.hover("[data-name='Pleural Effusion']")
+    assert page.inner_text("#caption").endswith("25% of the classifier's attention")
+
+
+def test_without_gaze_and_without_flags_nothing_is_shown_of_them(open_page):
+    image = {"name": "film.png", "sha256": "0f" * 32, "width": 300, "height": 200}
+    page = open_page(
+        link_evidence("Cardiomegaly.", [], None, image=image, model={"name": "made", "version": "1"}, gaze="none")
+    )
+    for panel in ("#flags-panel", "#frames-panel", "#coverage-panel"):
+        assert page.is_hidden(panel)
+    assert page.is_visible("#review")
+
+
+def test_without_scripts_the_report_is_there_and_no_control_is_dead(bundle, open_page):
+    page = open_page(bundle, java_script_enabled=False)
+    assert REPORT in page.inner_text("main")
+    for control in ("#review", "#flags-panel", "#frames-panel", "#coverage-panel"):
+        assert page.is_hidden(control)
+
+
+@pytest.mark.parametrize("width", [320, 390, 1400])
+def test_nothing_sticks_out_at_any_width(bundle, open_page, width):
+    page = open_page(bundle.review(0, "edited", "Fluid. " * 40, "R. Reader"), viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_by_keyboard(bundle, open_page):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from gaze_vlm import ReadingPipeline, pipelines, read_film
 from gaze_vlm.chat_writer import ChatWriter
-from gaze_vlm.pipelines import ModelError, grey_film
+from gaze_vlm.loading import ModelError
+from gaze_vlm.pipelines import grey_film
 from gaze_vlm.report_composer import ReportComposer, choose_regions
 from gaze_vlm.report_sentences import phrase
 from gaze_vlm.scanpath import Scanpath

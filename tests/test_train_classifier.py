@@ -236,7 +236,7 @@ def test_a_timm_tower_and_a_text_tower_are_taken(train, nih, tmp_path):
     import timm
     from transformers import BertConfig, BertModel, TimmWrapperConfig, TimmWrapperModel
 
-    from gaze_vlm.pipelines import NANO
+    from gaze_vlm.loading import NANO
 
     tower, words = tmp_path / "timm", tmp_path / "words"
     set_seed(0)

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image, ImageFont
 
 from gaze_vlm.animation import BACKGROUND, captions
+from gaze_vlm.keyframes import KeyFrame
 from gaze_vlm.scanpath import Scanpath
 from gaze_vlm.visualize import (
+    BOX_COLOUR,
     HEAT_COLOURS,
     MIN_RADIUS,
     RADIUS,
@@ -18,6 +20,7 @@ from gaze_vlm.visualize import (
     draw_attention,
     draw_density,
     draw_heatmap,
+    draw_key_frame,
     draw_scanpath,
     heat_layer,
     to_grey,
@@ -108,6 +111,37 @@ def test_heat_rises_with_dwell_and_is_round_on_a_film_that_is_not_square():
     assert alpha[rows // 2, columns // 2] > alpha[rows // 10, columns // 10] > alpha[-1, -1] == 0
     wide, high = (alpha[rows // 2] > 100).sum(), (alpha[:, columns // 2] > 100).sum()
     assert abs(wide - high) <= 1
+
+
+def key_frame(*fixations, box=(0.1, 0.2, 0.4, 0.6)):
+    return KeyFrame(fixations, x=0.2, y=0.3, box=box, onset=0.0, dwell=1.0)
+
+
+def test_a_key_frame_shows_the_heat_of_its_own_fixations_and_its_box(film, path):
+    picture = draw_key_frame(film, path, key_frame(0, 2))
+    changes = difference(picture, film)
+    assert around(changes, 0.2, 0.3).mean() > 20
+    assert around(changes, 0.5, 0.8).mean() > 20
+    assert around(changes, 0.8, 0.3).max() == 0  # that fixation is not of the frame
+    line = [picture.getpixel(place) for place in ((30, 80), (120, 80), (75, 40), (75, 120))]  # middles of the sides
+    assert np.abs(np.array(line) - BOX_COLOUR).max() < 30
+    heat = np.asarray(draw_heatmap(film, path[np.array([0, 2])], size=300), int)
+    outside = np.ones(film.shape, bool)
+    outside[38:123, 28:123] = False
+    assert (np.asarray(picture, int)[outside] == heat[outside]).all()
+
+
+@pytest.mark.parametrize(
+    ("sides", "drawn"), [((150, 100), (150, 100)), ((1500, 2048), (750, 1024)), ((1024, 9), (1024, 9))]
+)
+def test_a_key_frame_has_the_size_of_its_film_within_limits(sides, drawn, path):
+    picture = draw_key_frame(np.zeros(sides[::-1], np.uint8), path, key_frame(1))
+    assert (picture.mode, picture.size) == ("RGB", drawn)
+
+
+@pytest.mark.parametrize("box", [(0.5, 0.5, 0.5, 0.5), (0.2, 0.1, 0.2, 0.9), (0, 0, 1, 1)])
+def test_a_box_may_be_a_point_or_the_film(box, film, path):
+    assert draw_key_frame(film, path, key_frame(0, box=box)).size == (300, 200)
 
 
 def test_names_do_not_cover_one_another(film):

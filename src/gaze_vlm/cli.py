@@ -400,7 +400,7 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        from .pipelines import ModelError
+        from .loading import ModelError
 
         if not isinstance(error, ModelError):
             raise

@@ -67,7 +67,9 @@ def windows_of_sentences(
     if not_before not in ("start", "end"):
         raise ValueError(f'not_before must be "start" or "end", got {not_before!r}')
     earliest, windows = -math.inf, []
-    for sentence in sentences:
+    for number, sentence in enumerate(sentences):
+        if not (math.isfinite(sentence["start"]) and math.isfinite(sentence["end"])):
+            raise ValueError(f"sentence {number} must have start and end in seconds, got {sentence}")
         start = max(sentence["start"] - lookback, min(earliest, sentence["start"]))
         windows.append((start, sentence["end"]))
         earliest = sentence[not_before]

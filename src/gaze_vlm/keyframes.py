@@ -6,6 +6,7 @@ to one window of time where nothing was dictated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class KeyFrame:
         fixations: indices into the scanpath, ascending.
         x, y: the place, 0..1 of the image from the top left: the mean of its fixations, weighted by their dwell.
         box: x1, y1, x2, y2 around its fixations, widened by a margin and cut to the image.
-        onset: seconds at which the first of them begins.
+        onset: seconds at which the first of them begins, within the window of its sentence or of time.
         dwell: seconds on it, while its sentence or window lasts.
         sentence: index of the sentence it belongs to; None without sentences.
         stage: letter of `findings.READING_ORDER`: of what the sentence speaks of, else of the smallest region at the
@@ -68,13 +69,13 @@ def key_frames(
         margin: by which boxes are widened on each side, as a fraction of the image.
 
     Raises:
-        ValueError: for a parameter out of its range.
+        ValueError: for a parameter out of its range, and for a sentence without times.
     """
-    for name, value, least in (("eps", eps, 0), ("min_dwell", min_dwell, 0), ("window", window, 0)):
-        if not value > least:
-            raise ValueError(f"{name} must be above {least}, got {value}")
-    if not margin >= 0:
-        raise ValueError(f"margin must not be negative, got {margin}")
+    for name, value in (("eps", eps), ("min_dwell", min_dwell), ("window", window)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a number above 0, got {value}")
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be a number and not negative, got {margin}")
     onset = scanpath.onset.astype(np.float64)
     end = onset + scanpath.duration
     points = np.stack([scanpath.x, scanpath.y], axis=1).astype(np.float64)

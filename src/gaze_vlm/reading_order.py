@@ -26,9 +26,9 @@ def in_reading_order(
         findings: the classifier's records `{"name", "present", ...}`.
         scanpath: in the image's frame; None: there is no gaze.
     """
-    looked_at = (
-        None if scanpath is None else {name for x, y in zip(scanpath.x, scanpath.y) for name in regions_at(x, y)}
-    )
+    looked_at = None
+    if scanpath is not None:
+        looked_at = {name for x, y in zip(scanpath.x, scanpath.y, strict=True) for name in regions_at(x, y)}
     staged: dict[str | None, list[ComposedSentence]] = {}
     for sentence in sentences:
         staged.setdefault(stage_of_text(sentence.text), []).append(sentence)

@@ -67,7 +67,8 @@ def draw_heatmap(
 def draw_key_frame(
     film: Image.Image | np.ndarray, scanpath: Scanpath, frame: KeyFrame, *, sigma: float = 0.05
 ) -> Image.Image:
-    """A key-frame image as GazeX shows it to a model: the film with the heat of the frame's own fixations over it.
+    """A key-frame image as GazeX shows it to a model: the film, the heat of the frame's own fixations over it, and the
+    frame's box outlined.
 
     Args:
         film: (H, W) uint8 or an image.
@@ -78,7 +79,9 @@ def draw_key_frame(
         An RGB image of the film's size, its longer side at most 1024 pixels.
     """
     film = to_grey(film)
-    return draw_heatmap(film, scanpath[list(frame.fixations)], sigma=sigma, size=min(1024, max(film.size)))
+    picture = draw_heatmap(film, scanpath[list(frame.fixations)], sigma=sigma, size=min(1024, max(film.size)))
+    _draw_boxes(picture, [{"box": frame.box}])
+    return picture
 
 
 def draw_density(

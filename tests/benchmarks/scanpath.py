@@ -41,7 +41,7 @@ def build(name: str, reads: str, device: str):
     import torch
 
     from gaze_vlm import ScanpathPredictor, ScanpathPredictorConfig
-    from gaze_vlm.pipelines import NANO
+    from gaze_vlm.loading import NANO
 
     if name == "nano":
         config = ScanpathPredictorConfig.from_pretrained(NANO / "scanpath_predictor")

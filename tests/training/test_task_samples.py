@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("datasets", reason='rows need datasets: pip install "gaze2report[train]"')
 
-from gaze_vlm.keyframes import key_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaze_vlm.data.schema import row as schema_row
+from gaze_vlm.keyframes import key_frames
 from gaze_vlm.scanpath import Scanpath
 from gaze_vlm.tasks import GAZE_TASKS, TASKS, parse_text
 from gaze_vlm.training.rows import join_report

@@ -249,10 +249,8 @@ def _region_dwell(scanpath: Scanpath) -> np.ndarray:
 
 
 def _dbscan(eps: float, min_samples: int):
-    try:
-        from sklearn.cluster import DBSCAN
-    except ImportError as error:
-        raise ImportError('clusters="dbscan" needs scikit-learn: pip install "gaze2report[eval]"') from error
+    from sklearn.cluster import DBSCAN
+
     if not eps > 0 or min_samples < 1:
         raise ValueError(f"eps must be above 0 and min_samples at least 1, got {eps} and {min_samples}")
     return DBSCAN(eps=eps, min_samples=min_samples)
