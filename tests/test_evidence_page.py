@@ -163,6 +163,34 @@ def test_flags_and_regions_light_what_they_are_about(bundle, open_page):
     assert page.inner_text("#caption").endswith("25% of the classifier's attention")
 
 
+def test_leaving_with_unsaved_decisions_asks_first(bundle, open_page, tmp_path):
+    page = open_page(bundle)
+    leave = """() => {
+        const event = new Event("beforeunload", {cancelable: true});
+        window.dispatchEvent(event);
+        return event.defaultPrevented;
+    }"""
+    assert not page.evaluate(leave)
+    page.click("[aria-label='Accept sentence 1']")
+    assert page.evaluate(leave)
+    saved(page, "#draft", tmp_path)
+    assert not page.evaluate(leave)
+
+
+def test_a_fixation_on_a_border_lies_in_the_region_on_the_page_too(open_page):
+    bundle = link_evidence(
+        "Trachea midline.",
+        [],
+        Scanpath.from_relative([0.45], [0.1], [0.5]),
+        image={"name": "film.png", "sha256": "0f" * 32, "width": 300, "height": 200},
+        model={"name": "made", "version": "1"},
+        gaze="given",
+    )
+    page = open_page(bundle)
+    page.hover("#coverage li:has-text('trachea') button")
+    assert page.inner_text("#caption") == "trachea · 1 fixation, 0.50 s"
+
+
 def test_without_gaze_and_without_flags_nothing_is_shown_of_them(open_page):
     image = {"name": "film.png", "sha256": "0f" * 32, "width": 300, "height": 200}
     page = open_page(
