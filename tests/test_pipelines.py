@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gaze_vlm import ReadingPipeline, pipelines, read_film
+from gaze_vlm import ReadingPipeline, loading, pipelines, read_film
 from gaze_vlm.chat_writer import ChatWriter
 from gaze_vlm.loading import ModelError
 from gaze_vlm.pipelines import grey_film
@@ -195,7 +195,7 @@ def test_the_name_of_the_model_is_kept(tiny_bundle, models, films):
 
 
 def test_the_default_is_called_nano(tiny_bundle, monkeypatch):
-    monkeypatch.setattr(pipelines, "NANO", tiny_bundle)
+    monkeypatch.setattr(loading, "NANO", tiny_bundle)
     assert ReadingPipeline().name == "nano"
 
 
