@@ -51,6 +51,7 @@ from transformers import set_seed
 from trl import TrlParser
 
 from gaze_vlm import GazeVLM
+from gaze_vlm.hub import add_code
 from gaze_vlm.tasks import TASKS
 from gaze_vlm.training.adapters import lora_config
 from gaze_vlm.training.rows import SECTIONS, check_apart, load_rows, parse_weights
@@ -268,6 +269,8 @@ def run(trainer: GazeSFTTrainer) -> None:
     trainer.create_model_card()
     if trainer.is_world_process_zero():
         Path(trainer.args.output_dir, "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        if trainer.args.push_to_hub:
+            add_code(trainer.args.output_dir)
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
 

@@ -213,11 +213,16 @@ def write_dicom(path: Path, pixels: np.ndarray | None, modality: str = "DX") -> 
     data.save_as(path, enforce_file_format=True)
 
 
-@pytest.fixture
-def fake_hub(tmp_path):
-    """A `FakeHub` (tests/fakehub.py) without repositories."""
+@pytest.fixture(scope="session")
+def serve_hub():
+    """`with serve_hub(folder) as hub:` is a `FakeHub` (tests/fakehub.py) without repositories."""
     spec = importlib.util.spec_from_file_location("fakehub", Path(__file__).with_name("fakehub.py"))
     fakehub = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fakehub)
-    with fakehub.FakeHub(tmp_path / "hub") as hub:
+    return fakehub.FakeHub
+
+
+@pytest.fixture
+def fake_hub(tmp_path, serve_hub):
+    with serve_hub(tmp_path / "hub") as hub:
         yield hub

@@ -11,81 +11,238 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
-NAME = "tester/tiny"
+KINDS = {"gaze_vlm": "tester/gaze2report", "gaze_classifier": "tester/eyes", "scanpath_predictor": "tester/medgaze"}
 PUSH = """
-import sys
-from transformers import AutoModel, AutoProcessor
+import json, sys
+from transformers import AutoModel
 import gaze_vlm
 
-folder, name = sys.argv[1:]
-AutoModel.from_pretrained(folder).push_to_hub(name)
-AutoProcessor.from_pretrained(folder).push_to_hub(name)
+folder, names = sys.argv[1], json.loads(sys.argv[2])
+for kind, name in names.items():
+    AutoModel.from_pretrained(f"{folder}/{kind}").push_to_hub(name)
 """
+# what is loaded by its name, and how: "package", or "code" where the package is not there
 LOAD = """
-import sys
+import json, sys
+names, film, output, way = json.loads(sys.argv[1]), *sys.argv[2:]
+if way == "code":
+    sys.modules["gaze_vlm"] = None
+else:
+    import gaze_vlm
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
-import gaze_vlm
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, pipeline
 
-name, film, output = sys.argv[1:]
-model, processor = AutoModel.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
-inputs = processor(images=Image.open(film), text="<image>Findings:", return_tensors="pt")
-with torch.no_grad():
-    torch.save((type(model).__name__, dict(inputs), model(**inputs).logits), output)
-"""
-NEEDED = {  # of all that is pushed, what model and processor are loaded from
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
-
-
-def run(code: str, *arguments, **environment: str) -> None:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_checkpoint_goes_to_the_hub_and_back_and_is_kept_for_offline_use(fake_hub, tiny_bundle, film_file, tmp_path):
-    from gaze_vlm import GazeVLM, GazeVLMProcessor
-
-    film, folder = film_file("film.png", seed=3), tiny_bundle / "gaze_vlm"
-    model, processor = GazeVLM.from_pretrained(folder).eval(), GazeVLMProcessor.from_pretrained(folder)
-    inputs = processor(images=Image.open(film), text="<image>Findings:", return_tensors="pt")
+trust = {"trust_remote_code": True} if way == "code" else {}
+found = {}
+for kind, name in names.items():
+    model, processor = AutoModel.from_pretrained(name, **trust).eval(), AutoProcessor.from_pretrained(name, **trust)
+    text = "<image>Findings:" if kind == "gaze_vlm" else "findings"
+    inputs = processor(images=Image.open(film), text=text, return_tensors="pt")
     with torch.no_grad():
-        expected = model(**inputs).logits
+        if kind == "gaze_classifier":
+            outputs = model(inputs["pixel_values"]).logits
+        elif kind == "scanpath_predictor":
+            outputs = model.predict(**inputs).fixations
+        else:
+            outputs = model(**inputs).logits
+            for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText):
+                other = auto_class.from_pretrained(name, **trust).eval()
+                assert torch.equal(other(**inputs).logits, outputs), auto_class
+            said = pipeline("image-text-to-text", model=name, **trust)(film, text=text, max_new_tokens=3)
+            assert said[0]["generated_text"].startswith("<image>"), said
+    found[kind] = (type(model).__name__, outputs)
+torch.save(found, output)
+"""
+WEIGHTS = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+CODE = {
+    "gaze_vlm": {
+        "configuration_gaze_vlm.py",
+        "configuration_scanpath_predictor.py",
+        "gaze_maps.py",
+        "hub_mixin.py",
+        "modeling_gaze_vlm.py",
+        "modeling_scanpath_layers.py",
+        "modeling_scanpath_predictor.py",
+        "modeling_vision_tower.py",
+        "modeling_visual_gaze_graph.py",
+        "processing_gaze_vlm.py",
+        "scanpath_losses.py",
+    },
+    "gaze_classifier": {
+        "classifier_losses.py",
+        "configuration_gaze_classifier.py",
+        "gaze_maps.py",
+        "hub_mixin.py",
+        "modeling_gaze_classifier.py",
+        "modeling_vision_tower.py",
+        "processing_gaze_classifier.py",
+    },
+    "scanpath_predictor": {
+        "configuration_scanpath_predictor.py",
+        "hub_mixin.py",
+        "modeling_scanpath_layers.py",
+        "modeling_scanpath_predictor.py",
+        "modeling_vision_tower.py",
+        "processing_scanpath_predictor.py",
+        "scanpath_losses.py",
+    },
+}
+NAME = "tester/tiny"
 
-    run(PUSH, folder, NAME, **fake_hub.environment())
-    pushed = len(fake_hub.requests)
-    assert set(fake_hub.files(NAME)) == NEEDED | {"README.md"}
 
-    run(LOAD, NAME, film, tmp_path / "online", **fake_hub.environment())
-    loading = fake_hub.requests[pushed:]
-    downloads = [path for path in loading if path.startswith("GET") and "/resolve/" in path]
-    assert sorted(Path(path).name for path in downloads) == sorted(NEEDED)  # each of them once
-    assert [path for path in loading if f"/{NAME}/" not in f"{path}/"] == []
-    others = {path.split("/lfs/")[0] for path in fake_hub.requests[:pushed] if f"/{NAME}" not in path}
-    assert others == {"POST /api/repos/create", "POST /api/validate-yaml", "PUT "}
+def run(code: str, *arguments, **environment: str) -> str:
+    """What a process of its own prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
-    before = len(fake_hub.requests)
-    run(LOAD, NAME, film, tmp_path / "offline", **fake_hub.environment() | {"HF_HUB_OFFLINE": "1"})
-    assert fake_hub.requests[before:] == []
 
-    for way in ("online", "offline"):
-        name, its_inputs, logits = torch.load(tmp_path / way)
-        assert name == "GazeVLM"
-        assert its_inputs.keys() == inputs.keys()
-        assert all(torch.equal(its_inputs[key], inputs[key]) for key in inputs)
-        assert torch.equal(logits, expected)
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, serve_hub, tiny_bundle):
+    """A stand-in for the Hub with the three tiny models, each pushed from a process of its own making."""
+    with serve_hub(tmp_path_factory.mktemp("served")) as hub:
+        hub.printed = run(PUSH, tiny_bundle, json.dumps(KINDS), **hub.environment())
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_bundle, tmp_path_factory):
+    """A film, and class and outputs of each model on it, as loaded from its folder."""
+    folder = tmp_path_factory.mktemp("expected")
+    pixels = np.random.default_rng(3).integers(0, 256, (96, 80), np.uint8)
+    Image.fromarray(pixels).save(folder / "film.png")
+    places = json.dumps({kind: str(tiny_bundle / kind) for kind in KINDS})
+    run(LOAD, places, folder / "film.png", folder / "outputs", "package")
+    return folder / "film.png", torch.load(folder / "outputs")
+
+
+def same(path: Path, expected: dict) -> bool:
+    found = torch.load(path)
+    return found.keys() == expected.keys() and all(
+        found[kind][0] == expected[kind][0] and torch.equal(found[kind][1], expected[kind][1]) for kind in expected
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_that_belongs_to_a_checkpoint_is_pushed(hub, kind, tiny_bundle):
+    files = hub.files(KINDS[kind])
+    more = {"generation_config.json", "chat_template.jinja"} if kind == "gaze_vlm" else set()
+    assert files.keys() == WEIGHTS | CODE[kind] | more | {"README.md"}
+    assert not [name for name, content in files.items() if str(tiny_bundle).encode() in content]
+    assert not [name for name, content in files.items() if b"hf_fake" in content]
+    assert "hf_fake" not in hub.printed
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.library_name == "transformers"
+    assert "not a medical device" in card.text
+    assert f'AutoModel.from_pretrained("{KINDS[kind]}")' in card.text
+
+
+@pytest.mark.parametrize("way", ["package", "code"])
+def test_a_fresh_process_loads_them_by_name_and_again_offline(hub, expected, tmp_path, way):
+    film, outputs = expected
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "home" / "hub")}
+    before = len(hub.requests)
+    run(LOAD, json.dumps(KINDS), film, tmp_path / "online", way, **hub.environment() | home)
+    assert same(tmp_path / "online", outputs)
+    names = tuple(f"/{name}/" for name in KINDS.values())
+    assert [path for path in hub.requests[before:] if not any(name in f"{path}/" for name in names)] == []
+
+    before = len(hub.requests)
+    offline = hub.environment() | home | {"HF_HUB_OFFLINE": "1"}
+    run(LOAD, json.dumps(KINDS), film, tmp_path / "offline", way, **offline)
+    assert same(tmp_path / "offline", outputs)
+    assert hub.requests[before:] == []
+
+
+def test_a_bundle_is_pushed_by_the_command_and_read_by_its_name(serve_hub, tiny_bundle, tmp_path):
+    facts = {
+        "license": "cc-by-4.0",
+        "datasets": ["made-up films 1.0"],
+        "gaze": "Nobody's: random weights.",
+        "command": "python make.py",
+        "results": [{"dataset": "Made-up", "split": "test", "command": "evaluate", "table": "scores.json"}],
+    }
+    score = {"metric": "mIoU", "higher_is_better": True, "system": "tiny", "n": 7, "undefined": 0, "difference": None}
+    scores = [score | {"interval": {"estimate": 0.25, "low": 0.125, "high": 0.5}}]
+    scores += [scores[0] | {"system": "whole image", "interval": {"estimate": 0.5, "low": None, "high": None}}]
+    (tmp_path / "scores.json").write_text(json.dumps({"protocol": ["Seven films."], "scores": scores}))
+    (tmp_path / "card.yaml").write_text(json.dumps(facts))
+    pixels = np.random.default_rng(3).integers(0, 256, (96, 80), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    main = "import sys; from gaze_vlm.cli import main; sys.argv = ['gaze-vlm', *sys.argv[1:]]; main()"
+    with serve_hub(tmp_path / "hub") as hub:
+        environment = hub.environment()
+        printed = run(main, "push", tiny_bundle, NAME, "--card", tmp_path / "card.yaml", **environment)
+        assert NAME in printed
+        assert "hf_fake" not in printed
+        files = hub.files(NAME)
+        assert {"config.json", "gaze_classifier/config.json", "scanpath_predictor/model.safetensors"} <= files.keys()
+        assert json.loads(files["config.json"])["model_type"] == "gaze_vlm"
+        assert {name for name in files if name.endswith(".py")} == set.union(*CODE.values())
+        card = ModelCard(files["README.md"].decode())
+        [result] = card.data.eval_results
+        assert (result.dataset_name, result.metric_name, result.metric_value) == ("Made-up", "mIoU", 0.25)
+        assert (card.data.license, card.data.datasets) == ("cc-by-4.0", ["made-up films 1.0"])
+        for fact in (
+            "Nobody's: random weights.",
+            "python make.py",
+            "| mIoU | ↑ | whole image | 7 | 0.500 |",
+            "Seven films.",
+        ):
+            assert fact in card.text
+
+        by_name, by_folder = (
+            json.loads(run(main, "report", tmp_path / "film.png", "--model", model, "--json", **environment))
+            for model in (NAME, tiny_bundle)
+        )
+        assert [one.pop("model") for one in by_name] == [NAME]
+        assert [{**one, "model": NAME} for one in by_name] == [{**one, "model": NAME} for one in by_folder]
+
+
+@pytest.mark.parametrize(
+    ("made", "arguments", "complaint"),
+    [
+        ({}, ("nothing", NAME), "nothing: no checkpoint"),
+        ({"config.json": '{"model_type": "bert"}'}, (".", NAME), "its model type is bert; it must be one of gaze_vlm"),
+        ({"config.json": "["}, (".", NAME), "config.json: no configuration of a model"),
+        ({"config.json": "{}"}, (".", "a/b/c"), "a/b/c"),
+        ({"config.json": "{}", "card.yaml": "licence: x"}, (".", NAME, "--card", "card.yaml"), "unknown: licence"),
+        ({"config.json": "{}", "card.yaml": "- x"}, (".", NAME, "--card", "card.yaml"), "card.yaml: no facts"),
+        ({"config.json": "{}"}, (".", NAME, "--card", "none.yaml"), "none.yaml: No such file"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_in_one_line(made, arguments, complaint, tmp_path, monkeypatch, capsys):
+    from gaze_vlm.cli import main
+
+    for name, text in made.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gaze-vlm", "push", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_a_model_without_a_processor_says_so(tiny_bundle):
+    from gaze_vlm import GazeClassifier, GazeClassifierConfig
+    from gaze_vlm.hub import HubError
+
+    config = GazeClassifierConfig.from_pretrained(tiny_bundle / "gaze_classifier")
+    for name in ("", str(tiny_bundle)):
+        config.name_or_path = name
+        with pytest.raises(HubError, match="pass processor="):
+            GazeClassifier(config).push_to_hub(NAME)
 
 
 def ask(hub, path: str, content: bytes | None = None, method: str | None = None):

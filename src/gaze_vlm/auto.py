@@ -3,7 +3,8 @@
 `transformers` itself is lazy: `AutoModel` lives in a module that takes seconds to import and that many programs never
 touch. To register with it is to import it. So when that module is not there yet, the registration waits for it: an
 import hook runs it right after the module, before anybody can see an `AutoModel` that does not know our classes. It
-registers the kind of that module only (configurations, models or processors), so it imports no second Auto module.
+registers the kind of that module only (configurations, models or processors), so it imports no second Auto module. The
+same holds for our pipelines and transformers' module of pipelines.
 
 transformers' Auto modules are not safe to be imported by several threads at once (with or without us it can end in an
 ImportError): touch the Auto classes once before you start threads. Where threads run already when `gaze_vlm` is
@@ -59,13 +60,28 @@ def _register_processors() -> None:
         AutoProcessor.register(config, processor, exist_ok=True)
 
 
+def _register_pipelines() -> None:
+    from transformers import AutoModel, AutoModelForImageTextToText
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .task_pipelines import GazeReportPipeline, ScanpathPredictionPipeline
+
+    for task, pipeline, auto_class in (
+        ("scanpath-prediction", ScanpathPredictionPipeline, AutoModel),
+        ("gaze-report", GazeReportPipeline, AutoModelForImageTextToText),
+    ):
+        if PIPELINE_REGISTRY.supported_tasks.get(task, {}).get("impl") is not pipeline:  # it warns of a second time
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline, auto_class, type="multimodal")
+
+
 _AUTO = "transformers.models.auto."
 _OWN = f"{__package__}.models."
-# kind of file -> what to run once transformers' Auto module of that kind is there
-_REGISTRATIONS: dict[str, Callable[[], None]] = {
-    "configuration": _register_configs,
-    "modeling": _register_models,
-    "processing": _register_processors,
+# kind of file -> transformers' module of that kind, and what to run once it is there
+_REGISTRATIONS: dict[str, tuple[str, Callable[[], None]]] = {
+    "configuration": (f"{_AUTO}configuration_auto", _register_configs),
+    "modeling": (f"{_AUTO}modeling_auto", _register_models),
+    "processing": (f"{_AUTO}processing_auto", _register_processors),
+    "pipelines": ("transformers.pipelines", _register_pipelines),
 }
 _registered: set[str] = set()
 _registering: set[str] = set()
@@ -73,13 +89,11 @@ _loading: set[str] = set()
 
 
 def _kind(module: str) -> str | None:
-    """Kind of an Auto module of transformers or of a file in our models folder; None for everything else."""
-    for prefix in (_AUTO, _OWN):
-        kind = module.removeprefix(prefix).split("_")[0]
-        known = module.startswith(prefix) and kind in _REGISTRATIONS
-        if known and (prefix == _OWN or module == f"{_AUTO}{kind}_auto"):
+    """Kind of a module of transformers that we register with, or of a file of ours; None for everything else."""
+    for kind, (theirs, _) in _REGISTRATIONS.items():
+        if module == theirs or module.startswith(f"{_OWN}{kind}_"):
             return kind
-    return None
+    return "pipelines" if module == f"{__package__}.task_pipelines" else None
 
 
 def _register(kind: str) -> None:
@@ -89,11 +103,12 @@ def _register(kind: str) -> None:
     to wait for one while an import's own lock is held can be for ever, and to register twice does no harm.
     """
     waits = any(_kind(module) == kind for module in _loading.copy())
-    if f"{_AUTO}{kind}_auto" not in sys.modules or kind in _registered | _registering or waits:
+    theirs, registration = _REGISTRATIONS[kind]
+    if theirs not in sys.modules or kind in _registered | _registering or waits:
         return
     _registering.add(kind)
     try:
-        _REGISTRATIONS[kind]()
+        registration()
         _registered.add(kind)
     finally:
         _registering.discard(kind)
@@ -111,7 +126,7 @@ class _Loader(importlib.abc.Loader):
     def exec_module(self, module) -> None:
         name = module.__name__
         kind = _kind(name)
-        if name.startswith(_AUTO):
+        if name == _REGISTRATIONS[kind][0]:
             _registered.discard(kind)  # executed anew, it knows nobody
         _loading.add(name)
         try:
@@ -127,7 +142,7 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Watches the Auto modules and our model files; every other import passes by."""
+    """Watches the Auto modules, transformers' pipelines and our files; every other import passes by."""
 
     def find_spec(self, name, path, target=None):
         if _kind(name) is None:
@@ -141,10 +156,11 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Make our classes known to AutoConfig, AutoModel, the two AutoModelFor... of GazeVLM and AutoProcessor."""
+    """Make our classes known to AutoConfig, AutoModel, the two AutoModelFor... of GazeVLM, AutoProcessor and
+    `transformers.pipeline`."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    for kind in _REGISTRATIONS:
-        if threading.active_count() > 1:
-            importlib.import_module(f"{_AUTO}{kind}_auto")
+    for kind, (theirs, _) in _REGISTRATIONS.items():
+        if threading.active_count() > 1 and theirs.startswith(_AUTO):
+            importlib.import_module(theirs)
         _register(kind)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoProcessor
+from transformers.utils import cached_file
 
 from .images import Film
 
@@ -22,8 +23,8 @@ class LoadedModels:
 
     Args:
         model: a folder or a Hub repository with the folders gaze_classifier, scanpath_predictor and gaze_vlm (all or
-            some), or the folder of one such model; the embedded nano by default. huggingface_hub fetches a repository
-            and its updates, unless HF_HUB_OFFLINE is set.
+            some), or which is itself one such model (a pushed bundle is GazeVLM itself); the embedded nano by default.
+            huggingface_hub fetches a repository and its updates, unless HF_HUB_OFFLINE is set.
         device: where to run, the CPU by default. Weights are used in float32.
         batch_size: films that go through a model together.
         predict_gaze: whether gaze that is not given is predicted, where the model can; else there is none.
@@ -60,15 +61,18 @@ class LoadedModels:
         return self._load("gaze_vlm")
 
     def _load(self, part: str):
-        place = {"pretrained_model_name_or_path": self.source, "subfolder": part}
-        if Path(self.source).exists():
-            folder = Path(self.source) / part
-            if not folder.exists():
-                folder = Path(self.source)
+        folder = Path(self.source)
+        if folder.exists():
+            folder = folder / part if (folder / part).exists() else folder
             if not (folder / "config.json").exists():
                 raise ModelError(f"{self.source}: no config.json, and no folder {part} with one")
-            place = {"pretrained_model_name_or_path": str(folder)}
         try:
+            place = {"pretrained_model_name_or_path": str(folder)}
+            if not folder.exists():
+                inside = cached_file(
+                    self.source, "config.json", subfolder=part, _raise_exceptions_for_missing_entries=False
+                )
+                place = {"pretrained_model_name_or_path": self.source, "subfolder": part if inside else ""}
             model, info = AutoModel.from_pretrained(**place, dtype=torch.float32, output_loading_info=True)
             if info["missing_keys"]:  # transformers would go on with random weights
                 raise ValueError(f"{len(info['missing_keys'])} weights are missing, {min(info['missing_keys'])} first")

@@ -16,6 +16,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .configuration_scanpath_predictor import ScanpathPredictorConfig
+
 GAZE_SOURCES = ("given", "predicted", "none")
 GRAPH_CONVOLUTIONS = ("max_relative", "gatv2", "transformer", "edge")
 GRAPH_EDGES = ("feature", "grid", "saccade")
@@ -55,7 +57,7 @@ class GazeVLMConfig(PreTrainedConfig):
     """
 
     model_type = "gaze_vlm"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig, "scanpath_config": AutoConfig}
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig, "scanpath_config": ScanpathPredictorConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -84,7 +86,7 @@ class GazeVLMConfig(PreTrainedConfig):
             if isinstance(sub, dict):
                 setattr(self, name, CONFIG_MAPPING[sub.get("model_type", default)](**sub))
         if isinstance(self.scanpath_config, dict):
-            self.scanpath_config = CONFIG_MAPPING["scanpath_predictor"](**self.scanpath_config)
+            self.scanpath_config = ScanpathPredictorConfig(**self.scanpath_config)
         self.tasks = self.tasks or ["report"]
         self.graph_edges = list(GRAPH_EDGES) if self.graph_edges is None else self.graph_edges
         if self.tie_word_embeddings is None:

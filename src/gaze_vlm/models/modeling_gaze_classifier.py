@@ -26,6 +26,7 @@ from transformers.utils import can_return_tuple
 from .classifier_losses import attention_loss, box_map, classification_loss, info_nce, recording_trust
 from .configuration_gaze_classifier import GazeClassifierConfig
 from .gaze_maps import density_map, normalize_map
+from .hub_mixin import HubMixin
 from .modeling_vision_tower import patch_tokens as tower_tokens
 from .modeling_vision_tower import tower_width
 
@@ -50,7 +51,7 @@ class GazeClassifierOutput(ModelOutput):
     image_embeds: torch.FloatTensor | None = None
 
 
-class GazeClassifierPreTrainedModel(PreTrainedModel):
+class GazeClassifierPreTrainedModel(HubMixin, PreTrainedModel):
     config: GazeClassifierConfig
     base_model_prefix = "classifier"
     main_input_name = "pixel_values"

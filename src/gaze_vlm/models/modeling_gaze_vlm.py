@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_gaze_vlm import GAZE_SOURCES, GazeVLMConfig
+from .hub_mixin import HubMixin
 from .modeling_scanpath_predictor import ScanpathPredictor
 from .modeling_vision_tower import patch_tokens as tower_tokens
 from .modeling_vision_tower import tower_width
@@ -58,7 +59,7 @@ class GazeVLMCausalLMOutput(ModelOutput):
     image_hidden_states: torch.FloatTensor | None = None
 
 
-class GazeVLMPreTrainedModel(PreTrainedModel):
+class GazeVLMPreTrainedModel(HubMixin, PreTrainedModel):
     config: GazeVLMConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")

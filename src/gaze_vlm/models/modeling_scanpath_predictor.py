@@ -26,6 +26,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_scanpath_predictor import ScanpathPredictorConfig
+from .hub_mixin import HubMixin
 from .modeling_scanpath_layers import ScanpathLayer, grid_encoding, sequence_encoding
 from .modeling_vision_tower import patch_tokens as tower_tokens
 from .modeling_vision_tower import tower_width
@@ -78,7 +79,7 @@ class ScanpathSamples(NamedTuple):
     fixation_mask: torch.Tensor  # (B, N, S) True where a fixation is real; real ones stand in front
 
 
-class ScanpathPredictorPreTrainedModel(PreTrainedModel):
+class ScanpathPredictorPreTrainedModel(HubMixin, PreTrainedModel):
     config: ScanpathPredictorConfig
     base_model_prefix = "scanpath_predictor"
     main_input_name = "pixel_values"

@@ -14,6 +14,7 @@ from transformers import EvalPrediction
 from trl import SFTConfig, SFTTrainer
 
 from ..findings import FINDINGS
+from ..hub import forget_folder
 from ..labeler import label
 from ..metrics.reports import label_f1
 from ..metrics.vqa import exact_match
@@ -168,19 +169,10 @@ class GazeSFTTrainer(SFTTrainer):
         if isinstance(self.model, PeftModel):
             save_file(self._base_samples, folder / BASE_FILE)
             if self.args.push_to_hub:
-                self._forget_folders(folder / "adapter_config.json")
+                forget_folder(folder / "adapter_config.json")
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nothing reads
         settings = {name: value for name, value in self.args.to_dict().items() if name not in PRIVATE}
         (folder / "training_args.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
-
-    @staticmethod
-    def _forget_folders(file: Path) -> None:
-        """In what is pushed a base that is a folder goes by its name: where it lies is nobody's business."""
-        settings = json.loads(file.read_text())
-        base = settings["base_model_name_or_path"]
-        if base and Path(base).exists():
-            settings["base_model_name_or_path"] = Path(base).resolve().name
-            file.write_text(json.dumps(settings, indent=2) + "\n")
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """What it is, what it is not, and what was measured."""
