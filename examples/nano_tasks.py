@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from transformers import Trainer
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from gaze_vlm import ReportComposer, Scanpath
 from gaze_vlm.data.matching import FindingMatcher, report_findings
@@ -33,7 +32,6 @@ MARKED, BENT, ASKED_FOR = 0.75, 0.4, 0.7  # shares: of radiologists' boxes, of b
 GLANCE = 0.15  # seconds: paths of a search are short, and nearly every fixation of theirs is a step
 
 STEP = 20  # thousandths and hundredths of a second: a small language model has a token for each multiple
-TOKENS = {"report": 100, "template": 100, "follow": 50, "ground": 25, "ask": 20}
 
 Boxed = Sequence[tuple[int, list[tuple[list[float], str]]]]
 """(number of a view, [(box, finding)])."""
@@ -105,10 +103,6 @@ class Lessons(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.items)
-
-    def lengths(self) -> list[int]:
-        """About how many tokens the text of each item has; places of items do not change from epoch to epoch."""
-        return [TOKENS[draw.__name__] for draw, _ in self.items]
 
     def __getitem__(self, index: int) -> dict:
         draw, what = self.items[index]
@@ -228,11 +222,10 @@ def collate(items: list[dict], pad: int) -> dict[str, torch.Tensor]:
 
 
 class SampleTrainer(Trainer):
-    """The loss is a mean over samples: "yes" counts for as much as a report. Samples of like length go together."""
+    """The loss is a mean over samples: "yes" counts for as much as a report.
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = train_dataset or self.train_dataset
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=dataset.lengths())
+    Batches are drawn from all tasks: of batches of one task each, which would pad less, grounding learns nothing.
+    """
 
     def compute_loss(self, model, inputs, return_outputs=False, **_):
         labels = inputs.pop("labels")[:, 1:]

@@ -2,11 +2,15 @@
 
 import copy
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+# tests run in as many processes as there are cores (pyproject.toml), so each of them, and what it starts, takes one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_LABELS = [
     "No Finding",

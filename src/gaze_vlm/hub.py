@@ -340,15 +340,15 @@ def render_card(config: Mapping, repo_id: str, facts: CardFacts) -> str:
         datasets=list(facts.datasets) or None,
         base_model=list(facts.base_model) or None,
         model_name=repo_id.split("/")[-1],
-        eval_results=[entry for result in facts.results for entry in _entries(result, kind.pipeline_tag)] or None,
+        eval_results=[entry for result in facts.results for entry in model_index(result, kind.pipeline_tag)] or None,
     )
     values = {"repo_id": repo_id, "kind": kind, "what": what, "facts": facts, "version": __version__}
     values["results"] = [(result, _markdown(result.table["scores"])) for result in facts.results]
     return str(ModelCard.from_template(data, template_path=str(TEMPLATE), **values))
 
 
-def _entries(result: Result, task: str) -> list:
-    """The checkpoint's own figures for the card's model-index; baselines stand in the card's tables."""
+def model_index(result: Result, task: str) -> list:
+    """The checkpoint's own figures as the Hub lists them (`EvalResult`s); baselines stand in the card's tables."""
     from huggingface_hub import EvalResult
 
     first = result.table["scores"][0]["system"]

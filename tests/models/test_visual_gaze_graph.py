@@ -246,9 +246,16 @@ def test_edges_can_be_left_out_one_by_one(fixated):
     nothing = make_graph(graph_edges=[])
     got = nothing(tokens, fixations, mask)
     changed = tokens.clone()
-    changed[:, 0, 0] += 1
+    changed[:, 0, 0, 0] += 1
     moved = (nothing(changed, fixations, mask) != got).any(-1)
     assert moved[:, 0, 0].all() and moved.sum() == 2  # without edges patches know nothing of one another
+
+
+def test_a_patch_is_told_where_it_lies():
+    even = torch.ones(1, *GRID, random_tokens().shape[-1])
+    got = make_graph(graph_edges=[])(even).flatten(0, 2)
+    apart = torch.cdist(got, got) + torch.eye(len(got))
+    assert apart.min() > 1e-3
 
 
 def test_a_missing_torch_geometric_is_said(monkeypatch):

@@ -13,10 +13,11 @@
 # limitations under the License.
 """How gaze becomes tokens: patches of a film and the fixations on it, joined in a graph.
 
-Nodes are patches, and where asked for fixations as well. Edges go to the nearest patches in feature space (Vision GNN,
-arXiv 2206.00272), to the neighbours on the grid, and along saccades. How the messages that travel along them are put
-together can be chosen: Vision GNN's max-relative convolution is code of this file, GATv2 (arXiv 2105.14491), graph
-Transformer (arXiv 2009.03509) and edge convolution (arXiv 1801.07829) come from torch-geometric.
+Nodes are patches, and where asked for fixations as well. Each patch is told where it lies, as in Vision GNN (arXiv
+2206.00272), here by sines of row and column. Edges go to the nearest patches in feature space (Vision GNN), to the
+neighbours on the grid, and along saccades. How the messages that travel along them are put together can be chosen:
+Vision GNN's max-relative convolution is code of this file, GATv2 (arXiv 2105.14491), graph Transformer (arXiv
+2009.03509) and edge convolution (arXiv 1801.07829) come from torch-geometric.
 """
 
 import importlib
@@ -28,6 +29,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_gaze_vlm import GRAPH_EDGES, GazeVLMConfig
 from .gaze_maps import cell_index, patch_gaze
+from .modeling_scanpath_layers import grid_encoding
 
 KINDS = (*GRAPH_EDGES, "fixated")  # of edges; "fixated" joins a fixation's own node and its patch
 
@@ -231,6 +233,7 @@ class VisualGazeGraph(nn.Module):
         """
         grid = tuple(patch_tokens.shape[1:3])
         states = self.input_proj(self.input_norm(patch_tokens.flatten(1, 2).to(self.no_gaze.dtype)))
+        states = states + grid_encoding(*grid, states.shape[-1], states).flatten(0, 1)
         patches, edges = states.shape[1], None
         if fixations is None or not fixations.shape[1]:
             states = states + self.no_gaze

@@ -75,6 +75,11 @@ class ScoreTable:
             "scores": [_plain(asdict(score) | _named(score)) for score in self.scores],
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping) -> ScoreTable:
+        """What `to_dict` gave; a number that was not finite is NaN."""
+        return cls(tuple(map(_score, values["scores"])), tuple(values["protocol"]))
+
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Header and cells: a row a metric and system."""
         first = self.scores[0].system if self.scores else ""
@@ -215,6 +220,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _score(values: Mapping) -> Score:
+    known = dict(values)
+    for name, kind in (("interval", Interval), ("difference", Comparison)):
+        if known[name] is not None:
+            known[name] = kind(**{key: math.nan if value is None else value for key, value in known[name].items()})
+    return Score(**known)
 
 
 def _text(value: float) -> str:
