@@ -26,6 +26,7 @@ from gaze_vlm.training.synthetic_gaze import bend_into_boxes
 from gaze_vlm.training.task_samples import grounding, question, trajectory
 
 MAX_LENGTH = 256
+PASSES = 4  # in which a batch goes through the model
 PREDICTED, READ = 0.5, 0.2  # shares of samples with predicted gaze, of reports with a reader's; the rest has none
 GROUNDED, FOLLOWED = 4800, 2400  # samples an epoch
 MARKED, BENT, ASKED_FOR = 0.75, 0.4, 0.7  # shares: of radiologists' boxes, of bent scanpaths, of a named finding
@@ -228,8 +229,16 @@ class SampleTrainer(Trainer):
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, **_):
-        labels = inputs.pop("labels")[:, 1:]
-        outputs = model(**inputs)
-        losses = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].transpose(1, 2), labels, reduction="none")
-        loss = (losses.sum(1) / (labels != -100).sum(1)).mean()
-        return (loss, outputs) if return_outputs else loss
+        """Samples of like length go through the model together, which pads half as much."""
+        lengths = inputs["attention_mask"].sum(1)
+        losses = []
+        for rows in lengths.argsort().chunk(PASSES):
+            part = {name: values[rows] for name, values in inputs.items()}
+            for name in ("input_ids", "attention_mask", "labels"):
+                part[name] = part[name][:, : lengths[rows].max()]
+            labels = part.pop("labels")[:, 1:]
+            logits = model(**part).logits[:, :-1].transpose(1, 2)
+            of_tokens = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            losses.append(of_tokens.sum(1) / (labels != -100).sum(1))
+        loss = torch.cat(losses).mean()
+        return (loss, {"losses": losses}) if return_outputs else loss

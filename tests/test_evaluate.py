@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from gaze_vlm.scanpath import Scanpath
 pytest.importorskip("datasets", reason='needs datasets: pip install "gaze2report[train]"')
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate.py"
+sys.path.append(str(SCRIPT.parent))  # it imports its neighbours; at the end, for there is a package `evaluate` too
 BOX = {"x": 0.5, "y": 0.0, "w": 0.25, "h": 0.5}
 # image, patient, boxes of RSNA, boxes of NIH: film k is of an even grey k
 FILMS = (
