@@ -224,3 +224,55 @@ def test_by_keyboard(bundle, open_page):
     page.keyboard.press("Control+A")
     page.keyboard.type("Typed.")
     assert "Typed." in page.inner_text("#sentences li:nth-child(2) .said")
+
+
+def test_fixation_by_fixation_and_back_by_mouse_and_keyboard(bundle, open_page):
+    page = open_page(bundle)
+    shown = page.locator(".fixation:not([hidden])")
+
+    def seen() -> tuple[int, str]:
+        return shown.count(), page.inner_text("#caption").split(" · ")[0]
+
+    whole = seen()
+    assert whole[0] == 3
+    for number in (1, 2, 3):
+        page.click("[aria-label='Next fixation']")
+        assert seen() == (number, f"Fixation {number} of 3")
+    page.click("[aria-label='Next fixation']")
+    assert seen() == whole
+    page.focus("[aria-label='Previous fixation']")
+    for number in (3, 2, 1):
+        page.keyboard.press("Enter")
+        assert seen() == (number, f"Fixation {number} of 3")
+    page.keyboard.press("Enter")
+    assert seen() == whole
+
+
+def test_a_step_stops_the_player(bundle, open_page):
+    page = open_page(bundle)
+    page.select_option("#speed", "0.5")
+    page.click("#play")
+    page.click("#next")
+    assert page.get_attribute("#play", "aria-label") == "Play the scanpath"
+    clock = page.inner_text("#clock")
+    page.wait_for_timeout(100)
+    assert page.inner_text("#clock") == clock
+
+
+def test_speed_is_what_time_is_multiplied_with(bundle, open_page):
+    page = open_page(bundle)
+    page.evaluate(
+        """() => {
+            window.frames_ = [];
+            window.requestAnimationFrame = (tick) => window.frames_.push(tick);
+            performance.now = () => 1000;
+        }"""
+    )
+    for speed in ("0.5", "1", "2", "4"):
+        page.select_option("#speed", speed)
+        page.click("#play")
+        page.evaluate("() => window.frames_.pop()(1100)")
+        assert page.inner_text("#clock").startswith(f"{0.1 * float(speed):.2f} / ")
+        page.click("#play")
+        page.fill("#scrub", "0")
+    assert page.locator("#speed option").all_inner_texts() == ["0.5×", "1×", "2×", "4×"]

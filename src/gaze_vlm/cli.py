@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__, cli_ask, cli_data, cli_export, cli_push, cli_score
+from . import __version__, cli_ask, cli_data, cli_export, cli_push, cli_score, cli_space
 from .cli_films import (
     Batch,
     Images,
@@ -42,6 +42,7 @@ app.command()(cli_data.data)
 app.command()(cli_ask.ground)
 app.command()(cli_ask.ask)
 app.command()(cli_export.export)
+app.command()(cli_space.space)
 app.command()(cli_push.push)
 
 

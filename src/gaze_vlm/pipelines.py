@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from transformers.generation import BaseStreamer
 
 from . import __version__
 from .chat_writer import ChatWriter
@@ -228,6 +229,7 @@ class ReadingPipeline(LoadedModels):
         films: Sequence[Film],
         gaze: Sequence[Scanpath | None] | None = None,
         protocol: Literal["abcdef"] | None = None,
+        streamer: BaseStreamer | None = None,
     ) -> Iterator[Reading]:
         """Readings in the order of the films, as they are ready; the reports are GazeVLM's, made to agree.
 
@@ -235,8 +237,13 @@ class ReadingPipeline(LoadedModels):
             gaze: a recorded scanpath for each film, None where there is none; predicted there.
             protocol: "abcdef": sentences stand in the order of inspection, with a line for each stage that none of
                 them is about (`reading_order.in_reading_order`); None: as they were written.
+            streamer: of transformers, for a single film: gets the tokens of the first draft as they are written,
+                before anything is checked.
         """
-        return self._read(films, gaze, self._reconciled, self.name, protocol)
+        if streamer is not None and len(films) != 1:
+            raise ValueError(f"a streamer goes with one film, got {len(films)}")
+        report = self._reconciled if streamer is None else partial(self._reconciled, streamer=streamer)
+        return self._read(films, gaze, report, self.name, protocol)
 
     def compose(
         self,
@@ -304,10 +311,10 @@ class ReadingPipeline(LoadedModels):
             readings.append(Reading(film, records, scanpath, source, sentences, evidence))
         return readings
 
-    def _reconciled(self, pixels, scanpaths, findings: list[list[dict]]) -> list[list[ComposedSentence]]:
+    def _reconciled(self, pixels, scanpaths, findings: list[list[dict]], **streamed) -> list[list[ComposedSentence]]:
         listed = [{record["name"] for record in records if record["present"]} for records in findings]
         known = [[name for name in REPORTED if name in names and name != NO_FINDING] for names in listed]
-        drafts = self._write(pixels, scanpaths, known, lambda row, text: _disagreement(text, known[row]))
+        drafts = self._write(pixels, scanpaths, known, lambda row, text: _disagreement(text, known[row]), **streamed)
         return [ReportComposer().reconcile(draft, records) for draft, records in zip(drafts, findings, strict=True)]
 
     def _composed(self, pixels, scanpaths, findings: list[list[dict]], writer) -> list[list[ComposedSentence]]:
@@ -359,12 +366,13 @@ class ReadingPipeline(LoadedModels):
         known: list[list[str]],
         fault: Callable[[int, str], int],
         drafts: int = 4,
+        **streamed,
     ) -> list[str]:
         """A draft of each report: the greedy one, or the best of some more where it has a fault.
 
-        `fault`: of a row and its text, 0 where nothing is wrong.
+        `fault`: of a row and its text, 0 where nothing is wrong; `streamed`: the greedy one's `streamer`, or nothing.
         """
-        best = self._generate(pixels, scanpaths, known)
+        best = self._generate(pixels, scanpaths, known, **streamed)
         for row, (text, names) in enumerate(zip(best, known, strict=True)):
             if not fault(row, text):
                 continue
@@ -373,7 +381,7 @@ class ReadingPipeline(LoadedModels):
             best[row] = min([text, *more], key=partial(fault, row))
         return best
 
-    def _generate(self, pixels, scanpaths, known, sample: bool = False) -> list[str]:
+    def _generate(self, pixels, scanpaths, known, sample: bool = False, **streamed) -> list[str]:
         model, processor = self.vlm
         prompts = [
             processor.expand_image_tokens(
@@ -391,6 +399,7 @@ class ReadingPipeline(LoadedModels):
             fixations=fixations.to(self.device),
             fixation_mask=mask.to(self.device),
             **options,
+            **streamed,
         )
         return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
