@@ -170,7 +170,7 @@ def build(builder, out: Path, checks: Sequence, num_proc: int, quiet: bool) -> d
         )
     if not quiet:
         print_table(table_of(counts))
-        console.print(Text("Parquet and card: ") + shown(out))
+        console.print(Text("Parquet and card: ") + shown(out), soft_wrap=True)
         if not is_shareable(builder):
             console.print(NOT_SHAREABLE, style="bold yellow", soft_wrap=True)
     return {"splits": {name: asdict(total) for name, total in counts.items()}, "shareable": is_shareable(builder)}
@@ -181,7 +181,7 @@ def upload(builder, out: Path, repo_id: str, private: bool, quiet: bool) -> str:
 
     url = push(builder, out, repo_id, private)
     if not quiet:
-        console.print(Text("Pushed to ") + shown(url))
+        console.print(Text("Pushed to ") + shown(url), soft_wrap=True)
     return url
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from .terminal import complain, console, shown, waiting
 
@@ -35,6 +36,6 @@ def push(
     except OSError as error:
         complain(f"{name}: not pushed: {error.strerror or type(error).__name__}")
     else:
-        console.print("Pushed to", shown(url))
+        console.print(Text("Pushed to ") + shown(url), soft_wrap=True)
         return
     raise typer.Exit(2)

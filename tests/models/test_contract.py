@@ -333,7 +333,7 @@ def test_a_failed_registration_is_made_up_for():
     code = """
 import gaze_vlm
 register = gaze_vlm.auto._REGISTRATIONS["configuration"]
-gaze_vlm.auto._REGISTRATIONS["configuration"] = lambda: 1 / 0
+gaze_vlm.auto._REGISTRATIONS["configuration"] = register[0], lambda: 1 / 0
 try:
     from transformers.models.auto import configuration_auto
 except ZeroDivisionError:
