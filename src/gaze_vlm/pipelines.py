@@ -189,7 +189,7 @@ class ReadingPipeline(LoadedModels):
         model, processor = self.vlm
         if task not in model.config.tasks:
             known = ", ".join(model.config.tasks)
-            raise ModelError(f"{self.source}: the model was not taught the task {task}; it knows {known}")
+            raise ModelError(f"{self.name}: the model was not taught the task {task}; it knows {known}")
         prompt = processor.expand_image_tokens(processor.apply_chat_template(messages, add_generation_prompt=True))
         asked = len(processor.tokenizer(prompt)["input_ids"])
         context = getattr(model.config.text_config, "max_position_embeddings", asked + ANSWER)

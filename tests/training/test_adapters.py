@@ -222,12 +222,13 @@ def test_transformers_loads_it_by_itself(saved, inputs):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_base_may_be_loaded_in_half_precision(saved, inputs, tmp_path, dtype):
     _, folder, model = saved
+    # as a whole: rounding may give a patch another nearest one, which moves few logits, but those further
     half, whole = outputs(load_adapter(folder, dtype=dtype), inputs)[0], outputs(model, inputs)[0]
-    assert (half - whole).abs().max() < 0.05 * whole.abs().max()
+    assert (half - whole).norm() < 0.05 * whole.norm()
     merge_adapter(folder, dtype=dtype).save_pretrained(tmp_path)
     merged = GazeVLM.from_pretrained(tmp_path)
     assert {parameter.dtype for parameter in merged.parameters()} == {dtype}
-    assert (outputs(merged, inputs)[0] - whole).abs().max() < 0.05 * whole.abs().max()
+    assert (outputs(merged, inputs)[0] - whole).norm() < 0.05 * whole.norm()
 
 
 # ---- what is refused
