@@ -135,6 +135,56 @@ def test_a_sentence_about_a_place_has_the_regions_of_its_stage():
     assert sentence.stage == "A"
 
 
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        ("The left hemidiaphragm is raised.", ["left costophrenic angle"]),
+        ("The hemidiaphragms are smooth.", ["right costophrenic angle", "left costophrenic angle"]),
+        ("Both hemidiaphragms are smooth.", ["right costophrenic angle", "left costophrenic angle"]),
+        ("The right hemidiaphragm is higher than the left.", ["right costophrenic angle", "left costophrenic angle"]),
+    ],
+)
+def test_a_place_lies_on_the_side_that_is_named(report, expected):
+    (sentence,) = link(report).sentences
+    assert [one["name"] for one in sentence.regions if "costophrenic" in one["name"]] == expected
+    assert not any(
+        one["name"].startswith("right") for one in link("The left heart border is seen.").sentences[0].regions
+    )
+    assert "cardiac silhouette" in [one["name"] for one in link("The left heart border is seen.").sentences[0].regions]
+
+
+@pytest.mark.parametrize(
+    ("report", "opacity", "other"),
+    [
+        ("Right upper lobe opacity and left basilar nodule.", "right upper lung zone", "left lower lung zone"),
+        ("Opacity in the right upper and mid lung, nodule at the left base.", "right upper", "left lower lung zone"),
+        ("Right lower lobe opacity and nodule.", "right lower lung zone", "right lower lung zone"),
+        ("Right opacity with a nodule at the right base.", "right lower lung zone", "right lower lung zone"),
+    ],
+)
+def test_a_height_is_of_what_it_is_said_of(report, opacity, other):
+    (sentence,) = link(report).sentences
+    found = {one["name"] for one in sentence.regions}
+    assert found >= {other}
+    assert any(name.startswith(opacity) for name in found)
+    allowed = (
+        {opacity, other} if opacity != "right upper" else {f"right {h} lung zone" for h in ("upper", "mid")} | {other}
+    )
+    assert found <= allowed
+
+
+def test_sentences_are_those_that_are_given():
+    report = "Opacity vs. effusion at st. Heart normal."
+    spans = [(0, 11), (12, 41)]
+    with pytest.raises(EvidenceError, match="sources: 3, sentences"):
+        link(report, spans=spans, sources=["model"] * 3)
+    bundle = link(report, spans=spans, sources=["model", "template"])
+    assert [(sentence.text, sentence.source) for sentence in bundle.sentences] == [
+        ("Opacity vs.", "model"),
+        ("effusion at st. Heart normal.", "template"),
+    ]
+
+
 # ---- flags
 
 
@@ -155,11 +205,32 @@ def kinds(bundle, sentence=0):
         ("No pneumonia.", []),
         ("Rib fracture.", []),  # which the classifier does not judge
         ("Compare with the prior film.", [("unlinked", None)]),
+        ("Normal chest.", [("contradicted", "Pleural Effusion"), ("unlinked", None)]),
     ],
 )
 def test_what_does_not_agree_is_flagged(report, expected):
     found = [record("Pleural Effusion", 0.9, True, ANGLE), record("Pneumonia", 0.2, False)]
     assert kinds(link(report, found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("listed", "report", "contradicted"),
+    [
+        ("Pneumonia", "No consolidation.", True),  # which pneumonia implies
+        ("Pneumonia", "No opacity.", True),
+        ("Consolidation", "No pneumonia.", False),
+        ("Nodule", "No mass.", False),
+        ("Mass", "No lung lesion.", True),
+        ("Support Devices", "Normal chest.", False),
+        ("No Finding", "Normal chest.", False),
+        ("Silicosis", "No opacity.", False),  # a classifier may know names that we do not
+    ],
+)
+def test_what_leaves_no_room_for_a_listed_finding_contradicts_it(listed, report, contradicted):
+    flags = [flag for flag in link(report, [record(listed, 0.9, True)]).flags if flag["kind"] == "contradicted"]
+    assert [flag["finding"] for flag in flags] == [listed] * contradicted
+    if contradicted:
+        assert flags[0]["message"] == f"Sentence 1 leaves no room for {listed} (0.90), which is listed."
 
 
 def test_regions_that_no_fixation_reaches_are_flagged_only_with_gaze():
@@ -222,6 +293,18 @@ def test_who_signs_has_decided_every_sentence():
             reviewed.sign("R", wrong)
     with pytest.raises(EvidenceError, match=r"sign_off\.reviewer"):
         reviewed.sign(" ")
+
+
+def test_no_word_of_the_report_stands_outside_of_what_is_decided():
+    data = json.loads(link("1. The heart is large.\n2) No effusion.").to_json())
+    data["sentences"].pop(0)
+    with pytest.raises(EvidenceError, match=r"evidence\.report: no sentence holds '1\. The heart is large"):
+        EvidenceBundle.from_json(json.dumps(data))
+
+
+@given(st.text(max_size=60))
+def test_sentences_hold_every_word_of_any_report(report):
+    link(report)
 
 
 @pytest.mark.parametrize(

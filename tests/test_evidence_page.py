@@ -124,6 +124,38 @@ def test_earlier_decisions_are_shown_and_kept(bundle, open_page, tmp_path):
     assert saved(page, "#draft", tmp_path) == before
 
 
+def test_words_that_are_no_longer_said_rest_on_nothing(bundle, open_page):
+    page = open_page(bundle)
+    page.hover("#sentences li:nth-child(1) .sentence")
+    assert page.locator(".region.on").count() > 0
+    assert page.locator(".region.held").count() == 1
+    assert page.locator("#sentences li:nth-child(2) .flag").is_visible()
+    for number, decide in ((1, "Edit"), (2, "Reject")):
+        page.click(f"[aria-label='{decide} sentence {number}']")
+        row = f"#sentences li:nth-child({number})"
+        assert not page.locator(f"{row} .badge").first.is_visible()
+        assert page.locator(f"{row} .flag:visible").count() == 0
+        page.hover(f"{row} .sentence")
+        assert page.locator(".region.on, .fixation.on").count() == 0
+        assert page.inner_text("#caption") == "no region · not fixated"
+    assert page.locator("#flags li:visible").count() == sum(flag["sentence"] in (None, 2) for flag in bundle.flags)
+    assert page.locator(".region.held").count() == 0
+    page.hover("#coverage li:has-text('left costophrenic angle') button")
+    assert "on" not in page.locator(".sentence").first.get_attribute("class").split()
+    page.click("[aria-label='Reject sentence 2']")
+    assert page.locator("#sentences li:nth-child(2) .flag").is_visible()
+
+
+def test_who_signed_before_is_not_proposed_as_who_signs_now(bundle, open_page):
+    before = bundle
+    for number in range(3):
+        before = before.review(number, "accepted", reviewer="A")
+    page = open_page(before.sign("A"))
+    assert page.input_value("#reviewer") == ""
+    page.click("[aria-label='Reject sentence 3']")
+    assert page.is_disabled("#sign")
+
+
 def test_a_decision_of_before_stays_whose_it_was(bundle, open_page, tmp_path):
     before = bundle.review(0, "accepted").review(1, "rejected", reviewer="A")
     page = open_page(before)

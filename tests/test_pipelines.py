@@ -12,7 +12,7 @@ from gaze_vlm import ReadingPipeline, loading, pipelines, read_film
 from gaze_vlm.chat_writer import ChatWriter
 from gaze_vlm.loading import ModelError
 from gaze_vlm.pipelines import grey_film
-from gaze_vlm.report_composer import ReportComposer, choose_regions
+from gaze_vlm.report_composer import ComposedSentence, ReportComposer, choose_regions
 from gaze_vlm.report_sentences import phrase
 from gaze_vlm.scanpath import Scanpath
 
@@ -269,6 +269,14 @@ def test_composed_readings_are_readings(models, films):
 def test_a_random_language_model_leaves_the_templates(models, films):
     composed, plain = (list(models.compose(films, writer=writer)) for writer in ("model", "template"))
     assert [reading.sentences for reading in composed] == [reading.sentences for reading in plain]
+
+
+def test_sentences_of_the_evidence_are_those_of_the_report(models, films, monkeypatch):
+    # to the labeler "p.a." ends no sentence
+    report = [ComposedSentence("A film p.a.", source="model"), ComposedSentence("The lungs are clear.")]
+    monkeypatch.setattr(ReportComposer, "reconcile", lambda *_: report)
+    (reading,) = models.read(films[:1])
+    assert [(one.text, one.source) for one in reading.evidence.sentences] == [(one.text, one.source) for one in report]
 
 
 def test_any_writer_composes(models, films):

@@ -1,6 +1,7 @@
 import pytest
 
 from gaze_vlm.findings import READING_ORDER, REGIONS
+from gaze_vlm.keyframes import stage_of_text
 from gaze_vlm.labeler import label
 from gaze_vlm.reading_order import in_reading_order
 from gaze_vlm.report_composer import ComposedSentence
@@ -33,11 +34,23 @@ def test_sentences_stand_in_the_order_of_inspection_and_no_stage_is_missing():
         "Airways: looked at, not judged.",
         "There is an effusion.",
         "The heart is enlarged.",
-        "Diaphragm: looked at, nothing found.",
+        "Diaphragm: looked at in part, nothing found.",
         "Everything else, bones, soft tissue: not looked at, not judged.",
         "A pacemaker is seen.",
         "No acute disease.",
     ]
+
+
+def test_a_stage_is_looked_at_when_gaze_reaches_all_of_its_regions():
+    places = [region.name for region in REGIONS.values() if region.stage == "D"]
+    assert "Diaphragm: looked at, nothing found." in texts([], [record("Hernia", False)], gaze(*places))
+    assert "Diaphragm: looked at in part, nothing found." in texts([], [record("Hernia", False)], gaze(places[0]))
+    assert "Diaphragm: not looked at, nothing found." in texts([], [record("Hernia", False)], gaze("trachea"))
+    assert "Diaphragm: not looked at, nothing found." in texts([], [record("Hernia", False)], Scanpath([], [], [], []))
+
+
+def test_foreign_objects_are_a_stage_by_name():
+    assert stage_of_text("Foreign objects: nothing found.") == "F"
 
 
 def test_without_gaze_nothing_is_said_of_looking():

@@ -434,7 +434,8 @@ STAGE_WORDS: dict[str, re.Pattern[str]] = {
         "C": r"heart|cardiac|cardio(?:mediast|megal)|mediastin|aort|hil(?:um|a|ar)\b|pericard|vascul",
         "D": r"(?:hemi|sub)?diaphragm|costophrenic|free air",
         "E": r"bon(?:e|es|y)\b|osseous|ribs?\b|clavic|spin(?:e|al)\b|vertebra|soft tissue|shoulder|scapul|skelet",
-        "F": r"tubes?\b|catheter|lines?\b|leads?\b|pacemaker|device|drain|port\b|wires?\b|clips?\b|prosthe|hardware",
+        "F": r"tubes?\b|catheter|lines?\b|leads?\b|pacemaker|device|drain|port\b|wires?\b|clips?\b|prosthe|hardware"
+        r"|foreign\b",
     }.items()
 }
 """Letter of a stage -> words for places and things that are looked at there."""

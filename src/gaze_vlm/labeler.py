@@ -335,6 +335,13 @@ def _sentence_ends(text: str) -> Iterator[int]:
         yield start
 
 
+def named_side(text: str) -> Side | None:
+    """The patient's side that a text names, whatever of; "both" if it names both, None if none."""
+    kinds = tuple(_SIDES)
+    sides = {kinds[match.lastindex - 1] for match in _SIDE_RE.finditer(text)}
+    return sides.pop() if len(sides) == 1 else "both" if sides else None
+
+
 def label(text: str) -> Labels:
     """Read a report (or any text) into mentions of findings, in the order of the text."""
     mentions = []

@@ -25,7 +25,7 @@ from .models.modeling_vision_tower import patch_tokens
 from .models.processing_gaze_vlm import pad_fixations
 from .models.processing_scanpath_predictor import scanpath_records
 from .reading_order import PROTOCOLS, in_reading_order
-from .report_composer import REPORTED, ComposedSentence, ReportComposer, Writer, choose_regions, written_for
+from .report_composer import REPORTED, ComposedSentence, ReportComposer, Writer, choose_regions, spans, written_for
 from .report_composer import text as join
 from .report_sentences import canonical
 from .scanpath import Scanpath
@@ -287,7 +287,7 @@ class ReadingPipeline(LoadedModels):
         reported = [[record for record in records if record["name"] in FINDING_REGIONS] for records in findings]
         reports = report(pixels, scanpaths, reported)
         if protocol:
-            paths = [None if source == "none" else path for path, source in zip(scanpaths, sources, strict=True)]
+            paths = [path if source == "given" else None for path, source in zip(scanpaths, sources, strict=True)]
             reports = list(map(in_reading_order, reports, reported, paths))
         readings = []
         for film, records, maps, scanpath, source, sentences in zip(
@@ -297,6 +297,7 @@ class ReadingPipeline(LoadedModels):
                 join(sentences),
                 records,
                 scanpath,
+                spans=spans(sentences),
                 sources=[sentence.source for sentence in sentences],
                 image={
                     "name": Path(film.path).name,

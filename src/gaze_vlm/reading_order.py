@@ -18,13 +18,13 @@ def in_reading_order(
 ) -> list[ComposedSentence]:
     """The sentences stage by stage (`findings.READING_ORDER`), and a line for each stage that none is about.
 
-    Such a line says whether a region of the stage was looked at, and whether the classifier, if it judges a finding of
-    the stage at all, lists none. A sentence stands at the first finding that it names, else at the first place; what
-    is about neither closes the report.
+    Such a line says whether the stage was looked at, in part where a fixation lies in some of its regions and none in
+    others, and whether the classifier, if it judges a finding of the stage at all, lists none. A sentence stands at
+    the first finding that it names, else at the first place; what is about neither closes the report.
 
     Args:
         findings: the classifier's records `{"name", "present", ...}`.
-        scanpath: in the image's frame; None: there is no gaze.
+        scanpath: a reader's, in the image's frame. None: nothing is said of looking; a model looks at nothing.
     """
     looked_at = None
     if scanpath is not None:
@@ -44,6 +44,15 @@ def in_reading_order(
 
 
 def _line(stage: Stage, judged: Collection[str], looked_at: Collection[str] | None) -> str:
-    seen = [] if looked_at is None else ["looked at" if set(stage.regions) & set(looked_at) else "not looked at"]
+    seen = []
+    if looked_at is not None:
+        reached = set(stage.regions) & set(looked_at)
+        seen = [
+            "not looked at"
+            if not reached
+            else "looked at in part"
+            if len(reached) < len(stage.regions)
+            else "looked at"
+        ]
     found = "nothing found" if set(stage.findings) & set(judged) else "not judged"
     return f"{capital(stage.name.replace(':', ','))}: {', '.join([*seen, found])}."

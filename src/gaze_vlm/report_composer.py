@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -58,6 +59,12 @@ class ComposedSentence:
 def text(composed: Iterable[ComposedSentence]) -> str:
     """The report as one paragraph."""
     return " ".join(sentence.text for sentence in composed)
+
+
+def spans(composed: Iterable[ComposedSentence]) -> list[tuple[int, int]]:
+    """Where each sentence starts and ends in `text`."""
+    ends = list(accumulate(len(sentence.text) + 1 for sentence in composed))
+    return [(start, end - 1) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def choose_regions(finding: str, attention: np.ndarray | None = None) -> list[dict[str, Any]]:

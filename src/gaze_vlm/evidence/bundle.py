@@ -90,8 +90,17 @@ class EvidenceBundle:
                     f'evidence.sentences[{i}].review: "edited" goes with the new text, the other decisions with none'
                 )
             end = sentence.end
+        self._check_gaps()
         self._check_numbers(fixations)
         self._check_sign_off()
+
+    def _check_gaps(self) -> None:
+        """Whoever decides on every sentence has decided on the whole report: no word stands outside of them."""
+        ends = [0, *(sentence.end for sentence in self.sentences)]
+        starts = [*(sentence.start for sentence in self.sentences), len(self.report)]
+        for end, start in zip(ends, starts, strict=True):
+            if not _NO_WORD.fullmatch(self.report, end, start):
+                raise EvidenceError(f"evidence.report: no sentence holds {self.report[end:start].strip()[:40]!r}")
 
     def _check_numbers(self, fixations: int) -> None:
         """What refers to fixations, key frames and sentences refers to some that are there."""
@@ -204,6 +213,7 @@ class EvidenceBundle:
         return tuple(contents)
 
 
+_NO_WORD = re.compile(r"(?:[\W_]|\d{1,2}[.)])*")  # what may stand around sentences: marks, and numbers of a list
 _PAGE_FILM = 1280  # pixels of the longer side at most
 
 

@@ -12,7 +12,7 @@ from .coverage import is_looked_at
 
 
 class Opinion(NamedTuple):
-    """What the classifier says of a finding that a sentence names.
+    """What the classifier says of a finding that a sentence names, or of one for which a denial leaves no room.
 
     Args:
         name: of its record.
@@ -25,6 +25,11 @@ class Opinion(NamedTuple):
     probability: float
     present: bool
     on_side: bool
+
+
+def denies(mention: Mention) -> bool:
+    """Is something said not to be there? "Normal chest" denies every finding."""
+    return mention.status == ("present" if mention.finding == NO_FINDING else "absent")
 
 
 def sentence_flags(
@@ -44,18 +49,17 @@ def sentence_flags(
         said: its mentions of findings.
         regions: that it rests on.
         places: for each mention the regions that it alone rests on.
-        opinions: one for each mention.
+        opinions: one for each mention; for a denial what contradicts it.
     """
     flags = []
     for mention, opinion in zip(said, opinions, strict=True):
-        if opinion is None or mention.finding == NO_FINDING:
+        if opinion is None:
             continue
         words = f"{opinion.name} ({opinion.probability:.2f})"
-        if mention.status == "absent":
-            if opinion.present and opinion.on_side:
-                flags.append(
-                    _flag("contradicted", number, opinion.name, f"denies {words}, which the classifier lists")
-                )
+        if denies(mention):
+            flags.append(_flag("contradicted", number, opinion.name, f"leaves no room for {words}, which is listed"))
+        elif mention.finding == NO_FINDING:
+            continue
         elif not opinion.present:
             flags.append(_flag("unlikely", number, opinion.name, f"says {words}, which is not listed"))
         elif not opinion.on_side:

@@ -10,15 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from ..findings import FINDING_REGIONS, READING_ORDER, REGIONS, regions_at
+from ..findings import (
+    FINDING_REGIONS,
+    FINDINGS,
+    FINER_FINDINGS,
+    NO_FINDING,
+    READING_ORDER,
+    REGIONS,
+    implied,
+    regions_at,
+)
 from ..keyframes import KeyFrame, key_frames, stage_of_text
-from ..labeler import Mention, label, sentences
+from ..labeler import Mention, Side, label, named_side
+from ..labeler import sentences as sentence_spans
 from ..scanpath import Scanpath
 from .bundle import EvidenceBundle, EvidenceError, EvidenceSentence
 from .coverage import attention_share, coverage, fixations_in
-from .flags import Opinion, sentence_flags, zone_flags
+from .flags import Opinion, denies, sentence_flags, zone_flags
 
 Box = Sequence[float]
+Places = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""Regions that the classifier chose, and usual ones."""
 
 
 def link_evidence(
@@ -26,6 +38,7 @@ def link_evidence(
     findings: Sequence[dict[str, Any]],
     scanpath: Scanpath | None,
     *,
+    spans: Sequence[tuple[int, int]] | None = None,
     sources: Sequence[str] | None = None,
     image: dict[str, Any],
     model: dict[str, str],
@@ -36,10 +49,11 @@ def link_evidence(
     """Link each sentence of a report to findings, regions, fixations and key frames, and flag what does not agree.
 
     Args:
-        report: the text; `labeler` splits it into sentences and reads their findings.
+        report: the text; `labeler` reads the findings of its sentences.
         findings: the classifier's records `{"name", "probability", "present", "regions": [{"name", "box"}]}`.
         scanpath: the fixations in the image's frame, None when there are none.
-        sources: "model" or "template" for each sentence of `labeler.sentences(report)`; all "model" when left out.
+        spans: where each sentence starts and ends in the report; those of `labeler.sentences` when left out.
+        sources: "model" or "template" for each sentence; all "model" when left out.
         image: `{"name", "sha256", "width", "height"}`; of the name only the file's own part is kept.
         model: `{"name", "version"}`.
         gaze: where the scanpath comes from: "given", "predicted" or "none".
@@ -49,25 +63,26 @@ def link_evidence(
 
     The regions of a sentence are those of every finding it names, whatever its status: one looks there to deny it,
     too. They are the classifier's, else the usual ones of `findings.FINDING_REGIONS`, in both cases on the side and at
-    the height (upper, middle, lower) that the sentence names. A sentence that names a place and no finding has the
-    regions of that stage of inspection.
+    the height (upper, middle, lower) that the sentence names for them. A sentence that names a place and no finding
+    has the regions of that stage of inspection, but for those on the side that it does not name.
     """
-    spans = sentences(report)
+    spans = sentence_spans(report) if spans is None else spans
     sources = ["model"] * len(spans) if sources is None else sources
     if len(sources) != len(spans):
         raise EvidenceError(f"sources: {len(sources)}, sentences in the report: {len(spans)}")
     scanpath = Scanpath([], [], [], []) if scanpath is None else scanpath
     records = {record["name"]: record for record in findings}
-    mentions = label(report).mentions
     frames = key_frames(scanpath, spoken)
     linked, flags = [], []
     for index, ((start, end), source) in enumerate(zip(spans, sources, strict=True)):
-        said = [mention for mention in mentions if mention.sentence == index]
-        regions = _regions(said, report[start:end], records)
+        text = report[start:end]
+        said = label(text).mentions
+        places = [_places(mention, said, text, records) for mention in said]
+        regions = _merged(places or [_places_of_stage(text)])
         fixations = _inside(scanpath, [region["box"] for region in regions])
         linked.append(
             EvidenceSentence(
-                text=report[start:end],
+                text=text,
                 start=start,
                 end=end,
                 findings=_unique({"name": mention.finding, "status": mention.status} for mention in said),
@@ -75,13 +90,12 @@ def link_evidence(
                 regions=regions,
                 fixations=fixations,
                 key_frames=[i for i, frame in enumerate(frames) if not set(fixations).isdisjoint(frame.fixations)],
-                stage=stage_of_text(report[start:end]),
+                stage=stage_of_text(text),
                 source=source,
             )
         )
-        places = [_regions([mention], report[start:end], records) for mention in said]
         opinions = [_opinion(mention, records) for mention in said]
-        flags += sentence_flags(index, said, regions, places, opinions, scanpath)
+        flags += sentence_flags(index, said, regions, [_merged([place]) for place in places], opinions, scanpath)
     seen = coverage(scanpath) if len(scanpath) else None
     # a name read from a disk may hold bytes that are no UTF-8
     name = PureWindowsPath(str(image.get("name", ""))).name.encode("utf-8", "replace").decode()
@@ -114,12 +128,29 @@ def _frame_record(frame: KeyFrame) -> dict[str, Any]:
 
 
 def _opinion(mention: Mention, records: dict[str, dict[str, Any]]) -> Opinion | None:
-    """What the classifier says of a mention's finding; None if it does not judge it."""
+    """What the classifier says of a mention's finding, None if it does not judge it; of a denial what it lists all the
+    same, on the side that is named, None if there is nothing."""
+    if denies(mention):
+        listed = (record for record in records.values() if record["present"] and _is_denied(record, mention, records))
+        opinions = (_opinion_of(record, mention) for record in listed)
+        return next((opinion for opinion in opinions if opinion.on_side), None)
     record = _of(mention, records)
-    if record is None:
-        return None
+    return record and _opinion_of(record, mention)
+
+
+def _opinion_of(record: dict[str, Any], mention: Mention) -> Opinion:
     on_side = not record["regions"] or bool(_on_side(record["regions"], mention.side))
     return Opinion(record["name"], record["probability"], record["present"], on_side)
+
+
+def _is_denied(record: dict[str, Any], mention: Mention, records: dict[str, dict[str, Any]]) -> bool:
+    """Does a denial leave no room for the record's finding: the same, one that implies it, or, where there is said to
+    be no finding, any but a device?"""
+    name = record["name"]
+    if mention.finding == NO_FINDING:
+        return name not in (NO_FINDING, "Support Devices")
+    is_known = name in FINDINGS or name in FINER_FINDINGS
+    return record is _of(mention, records) or (is_known and (mention.detail or mention.finding) in implied([name]))
 
 
 _HEIGHTS = (
@@ -129,24 +160,62 @@ _HEIGHTS = (
 )
 """How a sentence names a height of the lung, and the names of the regions that lie there."""
 
+_LIST_WORDS = re.compile(r"\b(?:and|or|but|with)\b", re.IGNORECASE)
+_OTHER: dict[Side | None, Side] = {"left": "right", "right": "left"}
+
 _STAGES = {stage.letter: stage.regions for stage in READING_ORDER}
 
 
-def _regions(said: Sequence[Mention], sentence: str, records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Regions `{"name", "box"}` of a sentence and its mentions; a usual one that lies within another is left out."""
-    seen, usual = [], []
-    if not said:
-        usual = _at_height([_usual(name) for name in _STAGES.get(stage_of_text(sentence), ())], sentence)
-    for mention in said:
-        record = _record(mention, records)
-        if record and record["regions"]:
-            seen += _at_height(record["regions"], sentence)
-        else:
-            links = _of(mention, FINDING_REGIONS) or ()
-            boxes = [_usual(link.region) for link in links]
-            usual += _at_height(_on_side(boxes, mention.side), sentence)
-    regions = _unique([*seen, *usual])
+def _places(mention: Mention, said: Sequence[Mention], sentence: str, records: dict[str, dict[str, Any]]) -> Places:
+    """Where one of the mentions `said` in a sentence is looked for."""
+    record, heights = _record(mention, records), _heights(sentence, mention, said)
+    if record and record["regions"]:
+        return _at_height(record["regions"], heights), []
+    usual = [_usual(link.region) for link in _of(mention, FINDING_REGIONS) or ()]
+    return [], _at_height(_on_side(usual, mention.side), heights)
+
+
+def _places_of_stage(sentence: str) -> Places:
+    """Where one looks for what a sentence says that names no finding."""
+    regions, side = [_usual(name) for name in _STAGES.get(stage_of_text(sentence), ())], named_side(sentence)
+    if side in _OTHER:
+        regions = [region for region in regions if _side(region) != _OTHER[side]]
+    return [], _at_height(regions, [names for _, names in _heights_named(sentence)])
+
+
+def _merged(places: Sequence[Places]) -> list[dict[str, Any]]:
+    """Regions `{"name", "box"}`, the classifier's first; a usual one that lies within another is left out."""
+    seen = [region for classified, _ in places for region in classified]
+    regions = _unique([*seen, *(region for _, usual in places for region in usual)])
     return [region for region in regions if region in seen or not any(_holds(other, region) for other in regions)]
+
+
+def _heights_named(sentence: str) -> list[tuple[int, re.Pattern[str]]]:
+    """Where a sentence names a height of the lung, and the names of the regions there, in the order of the text."""
+    named = ((match.start(), names) for words, names in _HEIGHTS for match in words.finditer(sentence))
+    return sorted(named, key=lambda one: one[0])
+
+
+def _heights(sentence: str, mention: Mention, said: Sequence[Mention]) -> list[re.Pattern[str]]:
+    """The heights named in the mention's own part of the sentence, else the next before it, else the next after it.
+
+    Between two mentions the commas separate, else the words of a list; what lies between separators is of both.
+    """
+    before = max((other.end for other in said if other.end <= mention.start), default=0)
+    behind = min((other.start for other in said if other.start >= mention.end), default=len(sentence))
+    if before and (places := _separators(sentence, before, mention.start)):
+        before = places[0]
+    if behind < len(sentence) and (places := _separators(sentence, mention.end, behind)):
+        behind = places[-1]
+    named = _heights_named(sentence)
+    own = [names for place, names in named if before <= place < behind]
+    earlier = [names for place, names in named if place < before]
+    return own or earlier[-1:] or [names for _, names in named[:1]]
+
+
+def _separators(sentence: str, start: int, end: int) -> list[int]:
+    found = list(re.finditer("[,;]", sentence[start:end])) or _LIST_WORDS.finditer(sentence[start:end])
+    return [start + match.start() for match in found]
 
 
 def _usual(name: str) -> dict[str, Any]:
@@ -178,10 +247,9 @@ def _side(region: dict[str, Any]) -> str:
     return "left" if region["box"][0] + region["box"][2] > 1 else "right"
 
 
-def _at_height(regions: list[dict[str, Any]], sentence: str) -> list[dict[str, Any]]:
-    """Those at a height that the sentence names; all of them when none is."""
-    named = [names for words, names in _HEIGHTS if words.search(sentence)]
-    return [region for region in regions if any(names.search(region["name"]) for names in named)] or regions
+def _at_height(regions: list[dict[str, Any]], heights: Sequence[re.Pattern[str]]) -> list[dict[str, Any]]:
+    """Those at one of the heights; all of them when none is."""
+    return [region for region in regions if any(names.search(region["name"]) for names in heights)] or regions
 
 
 def _holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
