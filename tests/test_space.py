@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -437,3 +438,40 @@ def test_front_matter_requirements_and_app(monkeypatch):
     assert called == []
     runpy.run_path(str(SPACE / data.app_file), run_name="__main__")
     assert called == ["demo"]
+
+
+def test_the_folder_goes_to_the_hub_and_what_comes_back_serves(serve_hub, film_file, tmp_path):
+    with serve_hub(tmp_path / "hub") as hub:
+        environment = os.environ | hub.environment()
+        for step in (
+            ["upload", "tester/space", str(SPACE), ".", "--repo-type", "space"],
+            ["download", "tester/space", "--repo-type", "space", "--local-dir", str(tmp_path / "back")],
+        ):
+            command = [sys.executable, "-m", "huggingface_hub.cli.hf", *step]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+            assert "hf_fake" not in done.stdout + done.stderr
+        asked = len(hub.requests)
+        assert hub.files("tester/space", "spaces").keys() == {"README.md", "app.py", "requirements.txt"}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(tmp_path / "uploads")}
+        command = [sys.executable, "app.py"]
+        with subprocess.Popen(command, cwd=tmp_path / "back", env=environment, stderr=subprocess.PIPE) as process:
+            try:
+                client = reached(f"http://127.0.0.1:{port}/", process)
+                answers = client.predict(handle_file(film_file("film.png")), None, "Predicted", None, api_name="/read")
+            finally:
+                process.terminate()
+        assert "not a medical device" in str(answers)
+        assert hub.requests[asked:] == []  # nothing was asked of the Hub, nor of any other host
+
+
+def reached(address: str, process: subprocess.Popen) -> Client:
+    while process.poll() is None:
+        try:
+            return connect(address)
+        except (httpx.HTTPError, ValueError):
+            time.sleep(0.5)
+    raise AssertionError(process.stderr.read())
