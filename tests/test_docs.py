@@ -122,6 +122,11 @@ def check_command(words: list[str], place: str) -> bool:
         assert words[0] in names or f"{words[0]}-material" in names, f"{place}: {words[0]} is in no extra"
         missing = [word for word in words[1:] if "/" in word and not (ROOT / word).exists()]
         assert not missing, f"{place}: no {missing}"
+    elif words[:2] == ["hf", "upload"]:
+        command = [sys.executable, "-m", "huggingface_hub.cli.hf", "upload", "--help"]
+        known = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert [word for word in words if word.startswith("-") and word not in known] == [], place
+        assert (ROOT / words[3]).is_dir(), f"{place}: no {words[3]}"
     else:
         pytest.fail(f"{place}: nothing is known of the command {words[0]}")
     return True
