@@ -16,7 +16,9 @@
 from dataclasses import dataclass
 
 import torch
+from packaging.version import Version
 from torch import nn
+from transformers import __version__ as transformers_version
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
@@ -78,6 +80,14 @@ class GazeVLMPreTrainedModel(HubMixin, PreTrainedModel):
             if isinstance(module, GazeVLMModel):
                 module.freeze()  # loading puts new, trainable parameters everywhere
         return loaded
+
+    def load_adapter(self, *args, **kwargs):
+        if Version(transformers_version) < Version("5.18"):
+            raise ImportError(
+                f"transformers {transformers_version} leaves graph and projector of an adapter unread: install 5.18 or "
+                "newer, or load it by gaze_vlm.training.adapters.load_adapter"
+            )
+        return super().load_adapter(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):
