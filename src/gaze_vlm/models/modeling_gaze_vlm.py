@@ -16,13 +16,12 @@
 from dataclasses import dataclass
 
 import torch
-from packaging.version import Version
 from torch import nn
-from transformers import __version__ as transformers_version
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 from transformers.utils import can_return_tuple
+from transformers.utils.versions import require_version
 
 from .configuration_gaze_vlm import GAZE_SOURCES, GazeVLMConfig
 from .hub_mixin import HubMixin
@@ -82,11 +81,10 @@ class GazeVLMPreTrainedModel(HubMixin, PreTrainedModel):
         return loaded
 
     def load_adapter(self, *args, **kwargs):
-        if Version(transformers_version) < Version("5.18"):
-            raise ImportError(
-                f"transformers {transformers_version} leaves graph and projector of an adapter unread: install 5.18 or "
-                "newer, or load it by gaze_vlm.training.adapters.load_adapter"
-            )
+        hint = (
+            "5.17 leaves graph and projector of an adapter unread; gaze_vlm.training.adapters.load_adapter reads them"
+        )
+        require_version("transformers>=5.18", hint)
         return super().load_adapter(*args, **kwargs)
 
     @torch.no_grad()
