@@ -47,7 +47,7 @@ def refusing(task: Callable[..., Iterator[Step]]) -> Callable[..., Iterator[Step
         except Refused:
             raise
         except (ModelError, ValueError) as error:
-            reason = str(error).removeprefix(f"{self.models.source}: ")
+            reason = str(error).removeprefix(f"{self.models.name}: ")
             raise Refused(f"{reason[:1].upper()}{reason[1:]}.") from None
 
     return steps
