@@ -117,6 +117,50 @@ def test_what_was_signed_off_is_exported(run, signed, dicom_film, tmp_path):
     status, _, err = run("export", signed, "--out", out)
     assert (status, "already there" in err) == (2, True)
     assert run("export", signed, "--out", out, "--overwrite")[0] == 0
+    assert [file.name for file in out.iterdir()] == ["report.fhir.json"]  # the old structured report is gone
+
+
+def test_what_is_read_anew_leaves_no_report_of_before(run, dicom_film, tmp_path):
+    out = tmp_path / "out"
+    assert run("report", dicom_film, "--out", out, "--sr", "--fhir")[0] == 0
+    status, _, err = run("report", dicom_film, "--out", out)
+    assert (status, "already there" in err) == (1, True)
+    assert run("report", dicom_film, "--out", out, "--overwrite")[0] == 0
+    assert not {"report.sr.dcm", "report.fhir.json"} & {file.name for file in (out / "film").iterdir()}
+
+
+def test_a_damaged_film_is_one_line_and_the_next_one_is_read(run, dicom_film, film_file, tmp_path):
+    """Bytes of a header that no model needs are broken: the film is read, and has no structured report."""
+    data = dicom_film.read_bytes()
+    films = []
+    for name, old, new in (
+        ("unknown.dcm", b"\x20\x00\x0d\x00UI", b"\x20\x00\x0d\x00ZZ"),  # a value representation that is none
+        ("uid.dcm", b"1.2.3.4\x00", b"Quxley.\x00"),
+    ):
+        assert old in data
+        films.append(film_file(name))
+        films[-1].write_bytes(data.replace(old, new))
+    status, _, err = run("report", *films, dicom_film, "--out", tmp_path / "out", "--sr")
+    reason = "report.sr.dcm: the DICOM source has a patient's or study's attribute of an invalid value"
+    assert (status, err.splitlines()) == (1, [f"gaze-vlm: {film}: {reason}" for film in films])
+    assert (tmp_path / "out" / "film" / "report.sr.dcm").exists()
+    for film in films:
+        assert (tmp_path / "out" / film.stem / "evidence.json").exists()
+
+
+def test_an_organization_needs_a_film_and_a_signature(run, signed, dicom_film, tmp_path):
+    unsigned = tmp_path / "read" / "film" / "evidence.json"
+    for arguments, said in (
+        ((signed,), "--organization needs --film"),
+        ((unsigned, "--film", dicom_film), "nobody has signed off"),
+        ((signed, "--film", dicom_film, "--organization", "A\\B"), "the organization's name must have 1 to 63"),
+    ):
+        status, out, err = run(
+            "export", *arguments[:1], "--organization", "H", *arguments[1:], "--out", tmp_path / "o"
+        )
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+    assert not (tmp_path / "o").exists()
 
 
 def test_what_cannot_be_exported_is_one_line(run, signed, film_file, tmp_path):
@@ -125,7 +169,7 @@ def test_what_cannot_be_exported_is_one_line(run, signed, film_file, tmp_path):
     binary.write_bytes(b"\xff\xfe\x00")
     for arguments, said in (
         ((signed, "--film", other), "is another film"),
-        ((signed, "--film", film_file("a.png")), "is no DICOM file"),
+        ((signed, "--film", film_file("a.png")), "is another film"),
         ((signed, "--film", tmp_path / "none.dcm"), "none.dcm: No such file"),
         ((text,), "a.json: evidence lacks"),
         ((binary,), "b.json: not a text file"),

@@ -206,6 +206,10 @@ BREAKS = {
     ),
     "evidence.scanpath.duration[0] must be finite": lambda e: e["scanpath"]["duration"].__setitem__(0, -1),
     "evidence.sentences must be of type array": lambda e: e.update(sentences={}),
+    "evidence.model.name must match": lambda e: e["model"].update(name="nano\n"),
+    "evidence.image.name must match": lambda e: e["image"].update(name="film\x00.png"),
+    "evidence.findings[0].regions[0].name must match": lambda e: e["findings"][0]["regions"][0].update(name=" "),
+    "evidence.flags[0].message must match": lambda e: e["flags"][0].update(message="Sentence 1\x1b[31m"),
 }
 
 
@@ -217,6 +221,34 @@ def test_what_breaks_the_schema_is_named_and_refused_by_both_readers(message, bu
         EvidenceBundle.from_json(json.dumps(data))
     jsonschema = pytest.importorskip("jsonschema")
     assert not jsonschema.Draft202012Validator(JSON_SCHEMA).is_valid(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda e: e["findings"][0]["regions"][0].update(box=[0.5, 0.1, 0.4, 0.2]),
+            "findings[0].regions[0].box: it ends",
+        ),
+        (
+            lambda e: e["sentences"][0]["regions"][0].update(box=[0.5, 0.1, 0.5, 0.2]),
+            "sentences[0].regions[0].box: it has",
+        ),
+        (lambda e: e["coverage"]["regions"][2].update(box=[0.1, 0.5, 0.4, 0.5]), "coverage.regions[2].box: it has no"),
+        (lambda e: e["key_frames"][0].update(box=[0.1, 0.5, 0.4, 0.4]), "key_frames[0].box: it ends before"),
+        (lambda e: e["model"].update(name="\ud800"), "model.name holds half a character"),
+    ],
+)
+def test_what_no_schema_can_say_is_refused_too(change, message, bundle):
+    data = json.loads(bundle.to_json())
+    change(data)
+    with pytest.raises(EvidenceError, match=re.escape(f"evidence.{message}")):
+        EvidenceBundle.from_json(json.dumps(data))
+
+
+def test_of_another_layout_the_version_is_told_and_nothing_else():
+    with pytest.raises(EvidenceError, match=r"^evidence.schema_version must be one of '2\.0', got '1\.0'$"):
+        EvidenceBundle.from_json('{"schema_version": "1.0", "sentences": 7}')
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "null", '"evidence"', "[" * 100_000, '{"report": NaN}'])
@@ -342,6 +374,6 @@ def test_save_refuses_to_overwrite_unless_told(bundle, film, tmp_path):
 
 
 def test_names_that_are_no_utf8_can_be_saved(arguments, film, tmp_path):
-    bundle = link(REPORT, arguments, image={**arguments["image"], "name": "C:\\films\\f\udcfclm.png"})
-    assert bundle.image["name"] == "f?lm.png"
+    bundle = link(REPORT, arguments, image={**arguments["image"], "name": "C:\\films\\f\udcfc\nlm.png"})
+    assert bundle.image["name"] == "f??lm.png"
     bundle.save(tmp_path, film)

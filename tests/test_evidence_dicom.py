@@ -163,15 +163,26 @@ def test_a_region_is_a_closed_rectangle_in_pixels_of_the_film(bundle, source):
     np.testing.assert_allclose(places(sentences[EFFUSION])["left costophrenic angle"], corners)
 
 
-def test_what_the_classifier_found_with_its_probability(bundle, source):
-    judged = section(read_back(to_dicom_sr(bundle, source)), "What the classifier found")
-    said = [(meaning(item), item.ConceptCodeSequence[0].CodeMeaning, numbers(item)) for item in judged]
-    assert said == [
-        ("Pleural effusion", "Present", {"Certainty of Finding": 91.2346}),
-        ("Enlarged Cardiomediastinum", "Absent", {"Certainty of Finding": 10}),
-    ]
-    assert [list(places(item)) for item in judged] == [["left costophrenic angle"], []]
-    assert judged[1].ConceptNameCodeSequence[0].CodingSchemeDesignator == "99GAZEVLM"
+def test_what_the_classifier_lists_with_its_probability(bundle, source):
+    (listed,) = section(read_back(to_dicom_sr(bundle, source)), "What the classifier found")
+    assert (meaning(listed), listed.ConceptCodeSequence[0].CodeMeaning) == ("Pleural effusion", "Present")
+    assert numbers(listed) == {"Probability by the classifier": 91.2346}
+    assert list(places(listed)) == ["left costophrenic angle"]
+    other = bundle_of(REPORT, [finding("Enlarged Cardiomediastinum", 0.9)])
+    (listed,) = section(to_dicom_sr(other, source), "What the classifier found")
+    assert listed.ConceptNameCodeSequence[0].CodingSchemeDesignator == "99GAZEVLM"
+
+
+def test_what_the_model_concluded_does_not_stand_beside_what_a_person_did(bundle, source):
+    sections = ("What the classifier found", "Disagreements")
+    accepted = bundle
+    for number in range(len(bundle.sentences)):
+        accepted = accepted.review(number, "accepted")
+    assert all(children(to_dicom_sr(accepted, source), name) for name in sections)
+    for decided in (bundle.review(REST, "rejected"), bundle.review(REST, "edited", "Fine."), accepted.sign("R")):
+        report = to_dicom_sr(decided, source)
+        assert not any(children(report, name) for name in sections)
+        assert section(report, "Findings")
 
 
 def test_without_findings_there_is_no_empty_section(source):
@@ -189,6 +200,19 @@ def test_a_reviewers_decisions_are_carried_out(bundle, source):
     assert not children(sentences[0])  # the evidence was that of other words
 
 
+def test_who_edited_a_sentence_and_who_signed_are_observers_beside_the_model(bundle, source):
+    bundle = bundle.review(EFFUSION, "edited", "No effusion.", "Second^Reader")
+    edited = section(to_dicom_sr(bundle, source), "Findings")[EFFUSION]
+    assert [item.PersonName for item in children(edited, "Person Observer Name")] == ["Second^Reader"]
+    assert not children(to_dicom_sr(bundle, source), "Person Observer Name")
+    for number in (HEART, PNEUMOTHORAX, PNEUMONIA, REST):
+        bundle = bundle.review(number, "accepted", reviewer="R. Adiologist")
+    report = read_back(to_dicom_sr(bundle.sign("R. Adiologist"), source))
+    assert [item.PersonName for item in children(report, "Person Observer Name")] == ["R. Adiologist^"]
+    kinds = [item.ConceptCodeSequence[0].CodeMeaning for item in children(report, "Observer Type")]
+    assert kinds == ["Device", "Person"]
+
+
 def test_a_sentence_has_its_key_frames(bundle, source):
     frame = {"x": 0.8, "y": 0.75, "box": [0.7, 0.65, 0.9, 0.85], "onset": 1.25, "dwell": 0.5, "fixations": [0]}
     frame |= {"stage": "D", "sentence": None, "regions": []}
@@ -204,15 +228,12 @@ def test_a_sentence_has_its_key_frames(bundle, source):
     assert not any(places(item, "Key frame of the given gaze") for item in found[PNEUMOTHORAX:])
 
 
-def test_flags_are_shown_of_what_stands_and_of_no_sentence(bundle, source):
-    flags = [
-        {"kind": "unlinked", "sentence": sentence, "finding": None, "region": None, "message": f"About {sentence}."}
-        for sentence in (HEART, EFFUSION, REST, None)
-    ]
-    bundle = dataclasses.replace(bundle, flags=flags)
-    bundle = bundle.review(HEART, "rejected").review(EFFUSION, "edited", "No effusion.").review(REST, "accepted")
-    shown = section(read_back(to_dicom_sr(bundle, source)), "Disagreements")
-    assert [item.TextValue for item in shown] == [f"About {REST}.", "About None."]
+def test_flags_speak_of_sentences_by_their_place_in_the_report(bundle, source):
+    report = read_back(to_dicom_sr(bundle.review(REST, "accepted"), source))
+    assert [item.TextValue for item in section(report, "Disagreements")] == [flag["message"] for flag in bundle.flags]
+    (unlinked,) = [flag for flag in bundle.flags if flag["kind"] == "unlinked"]
+    number = int(unlinked["message"].split()[1])
+    assert section(report, "Findings")[number - 1].TextValue == "Compare with the prior film."
 
 
 # ---- whose it is, and what it claims
@@ -249,13 +270,27 @@ def test_it_names_the_model_and_says_that_it_is_research(bundle, source):
 
 
 def test_nobody_has_verified_what_nobody_signed_off(bundle, source):
-    report = to_dicom_sr(bundle, source, organization="Some Hospital")
+    report = to_dicom_sr(bundle, source)
     assert (report.VerificationFlag, report.PreliminaryFlag, report.CompletionFlag) == (
         "UNVERIFIED",
         "PRELIMINARY",
         "COMPLETE",
     )
     assert "VerifyingObserverSequence" not in report
+    with pytest.raises(ValueError, match="nobody has signed off"):
+        to_dicom_sr(bundle, source, organization="Some Hospital")
+
+
+@pytest.mark.parametrize("name", ["^", "A=B", "A\\B", "x" * 64, "a^b^c^d^e^f"])
+def test_a_name_that_dicom_cannot_hold_is_refused(bundle, source, name):
+    for number in range(len(bundle.sentences)):
+        bundle = bundle.review(number, "accepted")
+    with pytest.raises(ValueError, match=r"^the reviewer's name must have 1 to 63 characters") as refusal:
+        to_dicom_sr(bundle.sign(name), source)
+    assert name not in str(refusal.value).replace("no = and at most four ^", "")
+    for organization in (" ", "x" * 64, "A\\B", "A\n"):
+        with pytest.raises(ValueError, match=r"^the organization's name must have 1 to 63 characters"):
+            to_dicom_sr(bundle.sign("R"), source, organization=organization)
 
 
 def test_who_signed_off_verifies_it_with_an_organization(bundle, source):
@@ -288,8 +323,15 @@ def test_every_standard_code_is_in_the_dictionary_and_of_our_vocabulary():
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy of dicom3tools is not installed")
-def test_dciodvfy_finds_no_error(bundle, source, tmp_path):
-    to_dicom_sr(bundle, source).save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+@pytest.mark.parametrize("signed", [False, True])
+def test_dciodvfy_finds_no_error(bundle, source, signed, tmp_path):
+    organization = None
+    if signed:
+        for number in range(len(bundle.sentences)):
+            bundle = bundle.review(number, "accepted", reviewer="R. Adiologist")
+        bundle = bundle.review(EFFUSION, "edited", "No effusion.", "Second^Reader").sign("R. Adiologist")
+        organization = "Some Hospital"
+    to_dicom_sr(bundle, source, organization=organization).save_as(tmp_path / "sr.dcm", enforce_file_format=True)
     checked = subprocess.run(["dciodvfy", tmp_path / "sr.dcm"], capture_output=True, text=True)
     assert "ComprehensiveSR" in checked.stderr
     assert "Error" not in checked.stderr
@@ -314,6 +356,14 @@ def test_an_invalid_value_of_the_patient_is_refused_and_not_repeated(bundle, sou
     with pytest.raises(ValueError, match=r"of an invalid value$") as refusal:
         to_dicom_sr(bundle, source)
     assert refusal.value.__suppress_context__
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+def test_an_invalid_uid_is_refused_and_not_repeated(bundle, source, keyword):
+    setattr(source, keyword, "Bono.1")
+    with pytest.raises(ValueError, match=r"of an invalid value$"):
+        to_dicom_sr(bundle, source)
 
 
 def test_nothing_warns_of_a_patients_name(bundle, source, recwarn):

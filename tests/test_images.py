@@ -430,6 +430,19 @@ def test_view_is_a_view_and_no_name(read, grey, written, view):
     assert "Jane" not in repr(film)
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PatientOrientation": ["L", "F"]},
+        {"PatientOrientation": ["LF", "FR"]},
+        {"PatientOrientation": ""},
+        {"PatientOrientation": ["A", "F"], "ViewPosition": "LL"},
+    ],
+)
+def test_left_is_where_it_is_expected_or_unsaid(read, grey, elements):
+    np.testing.assert_array_equal(read(dicom_bytes(grey, **elements)).pixels, read(dicom_bytes(grey)).pixels)
+
+
 @pytest.mark.parametrize("elements", [{"Modality": m} for m in ("CR", "DX", "RG", "DR", "")])
 def test_radiographs_are_accepted(read, grey, elements):
     assert read(dicom_bytes(grey, **elements)).size == (WIDTH, HEIGHT)
@@ -452,6 +465,13 @@ REFUSED = {
     "zeros": (lambda g: bytes(1000), "not an image file"),
     "gif": (lambda g: b"GIF89a" + bytes(300), "not an image file"),
     "group-8-noise": (lambda g: b"\x08\x00" + random.Random(0).randbytes(500), ""),
+    "dicom-mirrored": (
+        lambda g: dicom_bytes(g, PatientOrientation=["R", "F"]),
+        "DICOM patient orientation is R\\F, L\\F is expected of a frontal film",
+    ),
+    "dicom-upside-down": (lambda g: dicom_bytes(g, PatientOrientation=["L", "H"]), "orientation is L\\H"),
+    "dicom-half-oriented": (lambda g: dicom_bytes(g, PatientOrientation="L"), "orientation is L, L\\F"),
+    "dicom-side": (lambda g: dicom_bytes(g, PatientOrientation=["A", "F"]), "orientation is A\\F"),
     "png-cut": (lambda g: png_bytes(Image.fromarray(g))[:-20], "cut short"),
     "png-magic": (lambda g: b"\x89PNG\r\n\x1a\n", "cut short"),
     "png-rows": (lambda g: handmade_png(64, 64, (b"\0" + bytes(64)) * 30), "lacks a part of its picture"),

@@ -104,7 +104,7 @@ def save_reading(reading, folder: Path, overwrite: bool, also: Collection[str] =
             files[name] = make()
         except (ValueError, ImportError) as error:
             refused.append(f"{name}: {error}")
-    write(folder, files, overwrite)
+    write(folder, files, overwrite, stale=(cli_export.SR, cli_export.FHIR))
     return refused
 
 

@@ -1,5 +1,6 @@
 """Evidence as other systems read it: a DICOM structured report, a FHIR DiagnosticReport; gaze-vlm export."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +31,15 @@ def export(
     """Evidence as reviewed, as a FHIR DiagnosticReport and as a DICOM structured report."""
     from .evidence import EvidenceBundle
 
+    if organization is not None and film is None:
+        complain("--organization needs --film: only a structured report says who has verified it")
+        raise typer.Exit(2)
     try:
         bundle = EvidenceBundle.from_json(evidence.read_text(encoding="utf-8"))
         files = {FHIR: fhir(bundle)}
         if film is not None:
             files[SR] = structured_report(bundle, film, organization)
-        write(out, files, overwrite)
+        write(out, files, overwrite, stale=(SR, FHIR))
     except OSError as error:
         complain(f"{evidence}: {error.strerror or error}")
         raise typer.Exit(2) from None
@@ -65,23 +69,38 @@ def structured_report(bundle, film: Path, organization: str | None = None) -> Ca
     """What writes the bundle as a DICOM structured report on a film.
 
     Raises:
-        ValueError: if the file is no DICOM film, another one, or lacks what a report needs.
+        ValueError: if the file is no DICOM film, another one, broken, or lacks what a report needs.
         ImportError: without highdicom.
     """
     import hashlib
 
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     from .evidence.dicom_sr import to_dicom_sr
+    from .images import quiet
 
     try:
         data = film.read_bytes()
-        source = pydicom.dcmread(film, stop_before_pixels=True)
-    except InvalidDicomError:
-        raise ValueError(f"{film} is no DICOM file, which a structured report needs") from None
     except OSError as error:
         raise ValueError(f"{film}: {error.strerror or error}") from None
     if hashlib.sha256(data).hexdigest() != bundle.image["sha256"]:
         raise ValueError(f"{film} is another film: its SHA-256 is not that of the evidence")
-    return to_dicom_sr(bundle, source, organization=organization).save_as
+    with quiet():
+        report = to_dicom_sr(bundle, _header(film, data), organization=organization)
+        written = io.BytesIO()
+        try:
+            report.save_as(written, enforce_file_format=True)
+        except Exception:  # pydicom raises anything, and quotes values
+            raise ValueError(f"{film}: a value in it cannot stand in a structured report") from None
+    return lambda path: path.write_bytes(written.getvalue())
+
+
+def _header(film: Path, data: bytes):
+    """The data set of a DICOM file without its pixels; ValueError if it is none or broken."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+    except InvalidDicomError:
+        raise ValueError(f"{film} is no DICOM file, which a structured report needs") from None
+    except Exception:  # as above
+        raise ValueError(f"{film}: broken DICOM file, it cannot be read") from None

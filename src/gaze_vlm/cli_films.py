@@ -1,7 +1,7 @@
 """What the commands about films share: their options, reading films and gaze, the models, folders of results."""
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -108,14 +108,19 @@ def folder_for(out: Path, path: str, taken: set[Path]) -> Path:
     return folder
 
 
-def write(folder: Path, files: dict[str, Callable[[Path], None]], overwrite: bool) -> None:
-    """Write files by name, all or none when one is already there."""
-    existing = [folder / name for name in files if (folder / name).exists()]
+def write(
+    folder: Path, files: dict[str, Callable[[Path], None]], overwrite: bool, stale: Collection[str] = ()
+) -> None:
+    """Write files by name, all or none when one is already there; of `stale` what is there and not written again is
+    removed, for it was of something else."""
+    existing = [folder / name for name in {**files, **dict.fromkeys(stale)} if (folder / name).exists()]
     if existing and not overwrite:
         raise OutputError(f"{existing[0]}: already there; pass --overwrite to replace it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, save in files.items():
             save(folder / name)
+        for name in set(stale) - files.keys():
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None

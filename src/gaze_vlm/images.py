@@ -18,7 +18,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,8 @@ _VIEW_WORDS = {
     "LORDOTIC", "OBLIQUE", "DECUBITUS", "SUPINE", "ERECT", "XTABLE", "SWIMMERS",
 }
 _DICOM_TAGS = [
-    "SOPClassUID", "Modality", "ViewPosition", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "SOPClassUID", "Modality", "ViewPosition", "PatientOrientation",
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept",
     "VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth", "ExtendedOffsetTable",
@@ -108,8 +109,7 @@ class Film:
     @property
     def is_lateral(self) -> bool:
         """Whether `view` is known and no frontal one."""
-        words = set((self.view or "").upper().split()) - {"ERECT", "SUPINE"}  # say nothing of the direction
-        return bool(words) and not words & {"PA", "AP"}
+        return _is_lateral(self.view)
 
     def to_pil(self, mode: str = "RGB") -> Image.Image:
         """The film as a PIL image in `mode`; in "RGB" all three channels are equal."""
@@ -130,7 +130,7 @@ def read_film(path: str | os.PathLike[str]) -> Film:
 
     Raises:
         ImageError: missing, unreadable, cut short, no image, too large or too small, in colour, several frames, not a
-            radiograph. One line that begins with the path.
+            radiograph, a frontal one that is turned. One line that begins with the path.
     """
     name = os.fsdecode(path)
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
@@ -211,7 +211,7 @@ def _read_picture(data: bytes, kind: str) -> np.ndarray:
         _check_size(*_jpeg_size(data))
     # Pillow's classes themselves, not Image.open: that one warns or raises by a size limit of its own.
     opened = PngImagePlugin.PngImageFile if kind == "png" else JpegImagePlugin.JpegImageFile
-    with _quiet():  # a broken EXIF block is no reason to refuse a film, or to speak
+    with quiet():  # a broken EXIF block is no reason to refuse a film, or to speak
         image = opened(io.BytesIO(data))
         try:
             turn = _TURN.get(image.getexif().get(_ORIENTATION_TAG))
@@ -315,7 +315,7 @@ _QUIET = threading.Lock()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing that pydicom or Pillow warn of or log reaches the user; one thread at a time, since both are global."""
     logger = logging.getLogger("pydicom")
     with _QUIET, warnings.catch_warnings():
@@ -331,13 +331,16 @@ def _read_dicom(data: bytes) -> tuple[np.ndarray, str | None]:
     """(H, W) uint8 and the view from a whole DICOM file, with or without its preamble."""
     if any(uid in data for uid in _DEFLATED):
         raise ImageError("deflated DICOM is not supported, save it uncompressed first")  # inflates without a limit
-    with _quiet(), np.errstate(all="ignore"):
+    with quiet(), np.errstate(all="ignore"):
         ds = _parse(data)
         _check_header(ds)
         stored = _decode(ds)
         pixels = _render(stored, ds) if stored.ndim == 2 else np.array(_grey(Image.fromarray(stored)))
-        view = str(ds.get("ViewPosition") or "").upper().split()
-        return pixels, " ".join(view) if view and _VIEW_WORDS.issuperset(view) else None
+        words = str(ds.get("ViewPosition") or "").upper().split()
+        view = " ".join(words) if words and _VIEW_WORDS.issuperset(words) else None
+        if not _is_lateral(view):
+            _check_orientation(ds.get("PatientOrientation"))
+        return pixels, view
 
 
 def _parse(data: bytes) -> Any:
@@ -400,6 +403,21 @@ def _check_header(ds: Any) -> None:
         raise ImageError(f"DICOM file with {samples} samples per pixel in {photometric}")
     if allocated not in (8, 16) or not 8 <= stored <= allocated or (photometric == "RGB" and allocated != 8):
         raise ImageError(f"DICOM file with {stored} bits stored in {allocated}, 8 to 16 bits are expected")
+
+
+def _is_lateral(view: str | None) -> bool:
+    words = set((view or "").upper().split()) - {"ERECT", "SUPINE"}  # say nothing of the direction
+    return bool(words) and not words & {"PA", "AP"}
+
+
+def _check_orientation(orientation: Any) -> None:
+    """Rows run to the patient's left and columns to the feet, or the file does not say: left is never guessed."""
+    towards = (
+        [str(one) for one in orientation] if isinstance(orientation, MutableSequence) else [str(orientation or "")]
+    )
+    if any(towards) and [one[:1] for one in towards] != ["L", "F"]:
+        named = "\\".join(towards) if all(re.fullmatch("[A-Z]{1,3}", one) for one in towards) else "an unknown term"
+        raise ImageError(f"DICOM patient orientation is {named}, L\\F is expected of a frontal film")
 
 
 def _decode(ds: Any) -> np.ndarray:

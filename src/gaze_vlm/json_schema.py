@@ -41,6 +41,7 @@ def or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "type": [schema["type"], "null"]}
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TYPES = {"object": dict, "array": (list, tuple), "string": str, "number": (int, float), "integer": int}
 
 
@@ -76,5 +77,7 @@ def check(value: Any, schema: dict[str, Any], place: str, error: type[ValueError
         low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
         if not (low <= value <= high and abs(value) < math.inf):
             raise error(f"{place} must be finite and in {low}..{high}, got {value}")
+    elif kind == "string" and _SURROGATE.search(value):
+        raise error(f"{place} holds half a character (a lone surrogate)")
     elif kind == "string" and not re.search(schema.get("pattern", ""), value):
         raise error(f"{place} must match {schema['pattern']}, got {value!r:.80}")

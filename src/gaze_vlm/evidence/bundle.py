@@ -91,6 +91,7 @@ class EvidenceBundle:
                 )
             end = sentence.end
         self._check_gaps()
+        self._check_boxes()
         self._check_numbers(fixations)
         self._check_sign_off()
 
@@ -101,6 +102,20 @@ class EvidenceBundle:
         for end, start in zip(ends, starts, strict=True):
             if not _NO_WORD.fullmatch(self.report, end, start):
                 raise EvidenceError(f"evidence.report: no sentence holds {self.report[end:start].strip()[:40]!r}")
+
+    def _check_boxes(self) -> None:
+        """A region has an area; a key frame may be a point or a line."""
+        places = [(f"sentences[{i}]", sentence.regions) for i, sentence in enumerate(self.sentences)]
+        places += [(f"findings[{i}]", finding["regions"]) for i, finding in enumerate(self.findings)]
+        places += [("coverage", self.coverage["regions"])] if self.coverage else []
+        boxes = [(f"{place}.regions[{i}]", one["box"]) for place, ones in places for i, one in enumerate(ones)]
+        frames = [(f"key_frames[{i}]", frame["box"]) for i, frame in enumerate(self.key_frames)]
+        for place, (x1, y1, x2, y2) in boxes + frames:
+            if x1 > x2 or y1 > y2:
+                raise EvidenceError(f"evidence.{place}.box: it ends before it begins")
+        for place, (x1, y1, x2, y2) in boxes:
+            if x1 == x2 or y1 == y2:
+                raise EvidenceError(f"evidence.{place}.box: it has no area")
 
     def _check_numbers(self, fixations: int) -> None:
         """What refers to fixations, key frames and sentences refers to some that are there."""
@@ -143,6 +158,9 @@ class EvidenceBundle:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise EvidenceError(f"evidence is not valid JSON ({error})") from None
+        if isinstance(data, dict) and "schema_version" in data:  # of another layout nothing else is worth telling
+            version = JSON_SCHEMA["properties"]["schema_version"]
+            schema.check(data["schema_version"], version, "evidence.schema_version", EvidenceError)
         schema.check(data, JSON_SCHEMA, "evidence", EvidenceError)
         return cls(**{**data, "sentences": tuple(EvidenceSentence(**sentence) for sentence in data["sentences"])})
 

@@ -42,6 +42,8 @@ _MAY_BE_EMPTY = (  # type 2 of the Patient and General Study modules
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName"),
 )
+_NO_NAME, _LONGEST_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\\]"), 63  # 64, of which one is for the caret
+_NAME_RULE = f"must have 1 to {_LONGEST_NAME} characters, none of them a backslash or a control character"
 _NO_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -51,11 +53,14 @@ def to_dicom_sr(bundle: EvidenceBundle, source: Dataset, *, organization: str | 
     It belongs to the patient and the study of `source` and is a series of its own. It holds, in this order: the
     notice; the whole report as reviewed; each of its sentences with its findings, the classifier's agreement in
     percent, and its regions and key frames as rectangles on the film in pixels; each finding that the classifier
-    judged, with its probability in percent and its regions; the flags. Rejected sentences are left out; an edited one
-    stands without evidence and flags, which were those of other words.
+    lists, with its probability in percent and its regions; the flags. Rejected sentences are left out; an edited one
+    stands without evidence, which was that of other words, and with who edited it. Once a sentence was rejected or
+    edited, or the report signed off, the classifier's findings and the flags are left out: they were the model's, and
+    a person has decided.
 
-    Without `bundle.sign_off` it is preliminary and unverified. DICOM wants to know the organization of who verified a
-    report, so one that was signed off is verified and final only if `organization` is given.
+    Without `bundle.sign_off` it is preliminary and unverified. Who signed is an observer beside the model. DICOM wants
+    to know the organization of who verified a report, so one that was signed off is verified and final only if
+    `organization` is given.
 
     Args:
         source: the film's data set; its pixels are not needed.
@@ -63,7 +68,8 @@ def to_dicom_sr(bundle: EvidenceBundle, source: Dataset, *, organization: str | 
 
     Raises:
         ValueError: naming what the source lacks, its other size, or the report's character that DICOM cannot hold;
-            also for an empty report. What the source says of the patient is not repeated.
+            also for an empty report, a reviewer or organization whose name cannot stand in DICOM, and an organization
+            without who signed off. What the source says of the patient is not repeated.
         ImportError: without highdicom.
     """
     try:
@@ -99,7 +105,7 @@ def to_dicom_sr(bundle: EvidenceBundle, source: Dataset, *, organization: str | 
                 **verified,
             )
     except ValueError:
-        raise ValueError("the DICOM source has a patient's or study's attribute of an invalid value") from None
+        raise _invalid() from None
     if verified:
         signed_at = datetime.fromisoformat(bundle.sign_off["signed_at"])
         report.VerifyingObserverSequence[0].VerificationDateTime = f"{signed_at:%Y%m%d%H%M%S%z}"
@@ -147,30 +153,77 @@ def _own_code(value: str, meaning: str | None = None) -> Code:
     return Code(value, SCHEME, meaning or value)
 
 
+def has_decided(bundle: EvidenceBundle) -> bool:
+    """Has a person changed or signed the report, so that what the model concluded does not stand beside it?"""
+    return bundle.sign_off is not None or not all(map(_stands, bundle.sentences))
+
+
 def _verified(bundle: EvidenceBundle, organization: str | None) -> dict[str, str]:
     """highdicom's arguments for who has verified the report; none if nobody has."""
-    if not (bundle.sign_off and organization):
+    if organization is None:
         return {}
-    name = bundle.sign_off["reviewer"]
-    name = name if "^" in name else f"{name}^"  # a caret ends the family name
-    return {"verifying_observer_name": name, "verifying_organization": organization}
+    if bundle.sign_off is None:
+        raise ValueError("nobody has signed off, so that there is no organization to name")
+    if not organization.strip() or _NO_NAME.search(organization) or len(organization) > _LONGEST_NAME:
+        raise ValueError(f"the organization's name {_NAME_RULE}")
+    return {
+        "verifying_observer_name": _person_name(bundle.sign_off["reviewer"]),
+        "verifying_organization": organization,
+    }
+
+
+def _person_name(name: str) -> str:
+    """A reviewer's name as DICOM writes it, ValueError if it cannot."""
+    if (
+        not name.strip(" ^")
+        or "=" in name
+        or name.count("^") > 4
+        or _NO_NAME.search(name)
+        or len(name) > _LONGEST_NAME
+    ):
+        raise ValueError(f"the reviewer's name {_NAME_RULE}, and in a person's name no = and at most four ^")
+    return name if "^" in name else f"{name}^"  # a caret ends the family name
+
+
+def _person(name: str) -> list[Dataset]:
+    """Items that say who observed something."""
+    from highdicom import sr
+
+    person = sr.PersonObserverIdentifyingAttributes(name=_person_name(name))
+    context = sr.ObserverContext(observer_type=_code("DCM", "Person"), observer_identifying_attributes=person)
+    return list(context)
 
 
 def _check_source(bundle: EvidenceBundle, source: Dataset) -> Dataset:
     """The source with empty values where the standard allows them and the source has left them out."""
+    from pydicom.uid import UID
+
+    source = source[:0x7FE00000]  # a data set of its own, without the pixels
+    try:
+        for (
+            _
+        ) in source.iterall():  # values are read when they are asked for, and pydicom raises anything on broken ones
+            pass
+    except Exception:
+        raise _invalid() from None
     missing = [keyword for keyword in _NEEDED if not source.get(keyword)]
     if missing:
         raise ValueError(f"the DICOM source has no {', '.join(missing)}; a structured report cannot refer to it")
+    if not all(UID(source[keyword].value).is_valid for keyword in _NEEDED if keyword.endswith("UID")):
+        raise _invalid()
     if not source.SOPClassUID.startswith("1.2.840.10008."):
         raise ValueError(f"the DICOM source is of the private class {source.SOPClassUID}, a standard one is expected")
     film, size = (source.Columns, source.Rows), (bundle.image["width"], bundle.image["height"])
     if film != size:
         raise ValueError(f"DICOM source (width, height): {film}, evidence: {size}")
-    source = source[:0x7FE00000]  # a data set of its own, without the pixels
     for keyword in _MAY_BE_EMPTY:
         if keyword not in source:
             setattr(source, keyword, "")
     return source
+
+
+def _invalid() -> ValueError:
+    return ValueError("the DICOM source has a patient's or study's attribute of an invalid value")
 
 
 # ---- the content tree
@@ -187,20 +240,22 @@ def _document(bundle: EvidenceBundle, source: Dataset) -> Dataset:
         ),
     )
     notice = _text(_code("DCM", "Comment"), bundle.notice)
+    signed = _person(bundle.sign_off["reviewer"]) if bundle.sign_off else []
     report = _add(_text(_code("DCM", "Conclusion"), reported_text(bundle)), [_image(source, "INFERRED FROM")])
-    standing = [None, *(i for i, sentence in enumerate(bundle.sentences) if _stands(sentence))]
-    flags = [flag["message"] for flag in bundle.flags if flag["sentence"] in standing]
+    decided = has_decided(bundle)
+    listed = [] if decided else [finding for finding in bundle.findings if finding["present"]]
+    flags = [] if decided else [flag["message"] for flag in bundle.flags]
     sections = (
         (_code("LN", "Conclusions"), [report]),
         (
             _code("LN", "Findings"),
             [item for s in bundle.sentences for item in _sentence(s, bundle, source)],
         ),
-        (_own_code("classifier", "What the classifier found"), [_judged(f, source) for f in bundle.findings]),
+        (_own_code("classifier", "What the classifier found"), [_listed(f, source) for f in listed]),
         (_own_code("flags", "Disagreements"), [_text(_code("DCM", "Comment"), message) for message in flags]),
     )
     document = sr.ContainerContentItem(_code("LN", "DiagnosticImagingReport"))
-    return _add(document, [*observer, notice, *(_section(name, items) for name, items in sections if items)])
+    return _add(document, [*observer, *signed, notice, *(_section(name, items) for name, items in sections if items)])
 
 
 def _stands(sentence: EvidenceSentence) -> bool:
@@ -211,8 +266,8 @@ def _stands(sentence: EvidenceSentence) -> bool:
 def _sentence(sentence: EvidenceSentence, bundle: EvidenceBundle, source: Dataset) -> list[Dataset]:
     """The sentence's text with what it rests on; nothing for a rejected one."""
     if not _stands(sentence):
-        edit = sentence.review["text"]
-        return [_text(_code("DCM", "Finding"), edit)] if edit else []
+        edit, reviewer = sentence.review["text"], sentence.review["reviewer"]
+        return [_add(_text(_code("DCM", "Finding"), edit), _person(reviewer) if reviewer else [])] if edit else []
     properties = [_presence(finding["name"], finding["status"], "HAS PROPERTIES") for finding in sentence.findings]
     if sentence.confidence is not None:
         properties.append(_percent(_own_code("agreement", "Agreement of the classifier"), sentence.confidence))
@@ -224,10 +279,10 @@ def _sentence(sentence: EvidenceSentence, bundle: EvidenceBundle, source: Datase
     return [_add(_text(_code("DCM", "Finding"), sentence.text), properties)]
 
 
-def _judged(finding: dict[str, Any], source: Dataset) -> Dataset:
-    """A finding of the classifier: is it listed as present, how probable is it, and where."""
-    item = _presence(finding["name"], "present" if finding["present"] else "absent", "CONTAINS")
-    probability = _percent(_code("DCM", "CertaintyOfFinding"), finding["probability"])
+def _listed(finding: dict[str, Any], source: Dataset) -> Dataset:
+    """A finding that the classifier lists as present: how probable is it, and where."""
+    item = _presence(finding["name"], "present", "CONTAINS")
+    probability = _percent(_own_code("probability", "Probability by the classifier"), finding["probability"])
     return _add(item, [probability, *(_region(region, source) for region in finding["regions"])])
 
 

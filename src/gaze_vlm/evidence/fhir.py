@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from .bundle import EvidenceBundle
-from .dicom_sr import reported_text, standard_code
+from .dicom_sr import has_decided, reported_text, standard_code
 
 _SYSTEMS = {"SCT": "http://snomed.info/sct", "DCM": "http://dicom.nema.org/resources/ontology/DCM"}
 _UNITS = "http://unitsofmeasure.org"
@@ -19,11 +18,12 @@ _TERMS = "http://terminology.hl7.org/CodeSystem"
 def to_fhir(bundle: EvidenceBundle, *, subject: dict[str, str] | None = None) -> dict[str, Any]:
     """The bundle as a DiagnosticReport of FHIR R4 (4.0.1), ready for `json.dumps`.
 
-    Its conclusion is the report as reviewed. An Observation stands for each finding that the classifier judged: is it
-    present, how probable is it in percent, and where. A Device names the model, and the bundle's JSON is attached.
+    Its conclusion, and its presented form as plain text, is the report as reviewed. An Observation stands for each
+    finding that the classifier lists: how probable is it in percent, and where; a Device names the model. Once a
+    sentence was rejected or edited, or the report signed off, both are left out: they were the model's, and a person
+    has decided.
 
-    Nothing in it comes from a DICOM file, and the name of the film's file, which may be a patient's, is replaced by
-    its SHA-256.
+    Nothing in it comes from a DICOM file, nor from the name of the film's file, which may be a patient's.
 
     In FHIR "final" means that a person with the authority to do so has verified the report, so it is "preliminary"
     until `bundle.sign_off` says who has. The Observations are the classifier's and stay preliminary.
@@ -42,10 +42,13 @@ def to_fhir(bundle: EvidenceBundle, *, subject: dict[str, str] | None = None) ->
         "category": [_concept("Radiology", f"{_TERMS}/v2-0074", "RAD")],
         "code": _concept("Diagnostic imaging study", "http://loinc.org", "18748-4"),
         "conclusion": text,
-        "presentedForm": [_attachment(bundle)],
+        "presentedForm": [
+            {"contentType": "text/plain; charset=utf-8", "data": base64.b64encode(text.encode()).decode()}
+        ],
     }
-    if bundle.findings:  # what is contained must be referred to: the device by the observations, these by the report
-        observations = [_observation(finding, number) for number, finding in enumerate(bundle.findings, start=1)]
+    listed = [] if has_decided(bundle) else [finding for finding in bundle.findings if finding["present"]]
+    if listed:  # what is contained must be referred to: the device by the observations, these by the report
+        observations = [_observation(finding, number) for number, finding in enumerate(listed, start=1)]
         report["contained"] = [_device(bundle), *observations]
         report["result"] = [{"reference": f"#{observation['id']}"} for observation in observations]
     if subject is not None:
@@ -65,7 +68,6 @@ def _narrative(bundle: EvidenceBundle, text: str) -> str:
 
 def _observation(finding: dict[str, Any], number: int) -> dict[str, Any]:
     code = standard_code(finding["name"])
-    certainty = _concept("Certainty of Finding", _SYSTEMS["DCM"], "111012")
     probability = {"value": round(100 * finding["probability"], 4), "unit": "%", "system": _UNITS, "code": "%"}
     observation = {
         "resourceType": "Observation",
@@ -73,9 +75,9 @@ def _observation(finding: dict[str, Any], number: int) -> dict[str, Any]:
         "status": "preliminary",
         "category": [_concept("Imaging", f"{_TERMS}/observation-category", "imaging")],
         "code": {"text": finding["name"]},
-        "valueBoolean": finding["present"],
+        "valueBoolean": True,
         "device": {"reference": "#model"},
-        "component": [{"code": certainty, "valueQuantity": probability}],
+        "component": [{"code": {"text": "Probability by the classifier"}, "valueQuantity": probability}],
     }
     if code:
         coding = _concept(code.meaning, _SYSTEMS[code.scheme_designator], code.value)["coding"]
@@ -95,12 +97,6 @@ def _device(bundle: EvidenceBundle) -> dict[str, Any]:
         "version": [{"value": bundle.model["version"]}],
         "note": [{"text": bundle.notice}],
     }
-
-
-def _attachment(bundle: EvidenceBundle) -> dict[str, str]:
-    nameless = replace(bundle, image={**bundle.image, "name": bundle.image["sha256"]})
-    data = base64.b64encode(nameless.to_json().encode()).decode()
-    return {"contentType": "application/json", "data": data, "title": "Evidence"}
 
 
 def _concept(display: str, system: str, code: str) -> dict[str, Any]:

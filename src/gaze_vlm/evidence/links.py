@@ -97,8 +97,9 @@ def link_evidence(
         opinions = [_opinion(mention, records) for mention in said]
         flags += sentence_flags(index, said, regions, [_merged([place]) for place in places], opinions, scanpath)
     seen = coverage(scanpath) if len(scanpath) else None
-    # a name read from a disk may hold bytes that are no UTF-8
+    # a name read from a disk may hold bytes that are no UTF-8, and control characters
     name = PureWindowsPath(str(image.get("name", ""))).name.encode("utf-8", "replace").decode()
+    name = "".join(character if character.isprintable() else "?" for character in name)
     return EvidenceBundle(
         image={**image, "name": name},
         model=model,

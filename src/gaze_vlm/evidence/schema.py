@@ -12,9 +12,14 @@ NOTICE = "This is a research demonstration and not a medical device: nothing in 
 
 FLAGS = ("unlikely", "contradicted", "not looked at", "unlinked")
 
+_LINE = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])"  # no control character
+_NAME = _LINE + r"[\s\S]*\S"
 _SHARE = schema.number("0..1 of the image from the top left.", minimum=0, maximum=1)
 _BOX = {
-    **schema.array("x1, y1, x2, y2 in 0..1 of the image from the top left.", schema.number("", minimum=0, maximum=1)),
+    **schema.array(
+        "x1, y1, x2, y2 in 0..1 of the image from the top left, x1 < x2 and y1 < y2; of a key frame also equal.",
+        schema.number("", minimum=0, maximum=1),
+    ),
     "minItems": 4,
     "maxItems": 4,
 }
@@ -22,7 +27,7 @@ _REGIONS = schema.array(
     "Where on the film.",
     schema.object(
         "A region of the thorax.",
-        name=schema.text("Such as 'left costophrenic angle', the patient's side."),
+        name=schema.text("Such as 'left costophrenic angle', the patient's side.", pattern=_NAME),
         box=_BOX,
     ),
 )
@@ -44,15 +49,15 @@ JSON_SCHEMA: dict[str, Any] = {
         notice=schema.text("Says that this is no medical device.", pattern=r"\S"),
         image=schema.object(
             "The film.",
-            name=schema.text("File name without its folder."),
+            name=schema.text("File name without its folder.", pattern=_LINE),
             sha256=schema.text("Hex digest of the file's bytes.", pattern="^[0-9a-f]{64}$"),
             width=schema.index("Pixels.", 1),
             height=schema.index("Pixels.", 1),
         ),
         model=schema.object(
             "What wrote the report.",
-            name=schema.text("Name or repository."),
-            version=schema.text("Version."),
+            name=schema.text("Name or repository.", pattern=_NAME),
+            version=schema.text("Version.", pattern=_NAME),
         ),
         gaze=schema.choice(
             "Where the scanpath comes from: a reader, a model, or there is none.", "given", "predicted", "none"
@@ -69,7 +74,7 @@ JSON_SCHEMA: dict[str, Any] = {
                     "What the sentence says, in its order.",
                     schema.object(
                         "One statement about one finding.",
-                        name=schema.text("Such as 'Pleural Effusion'."),
+                        name=schema.text("Such as 'Pleural Effusion'.", pattern=_NAME),
                         status=schema.choice("As the sentence says it.", "present", "absent", "uncertain"),
                     ),
                 ),
@@ -90,7 +95,7 @@ JSON_SCHEMA: dict[str, Any] = {
                         text=schema.or_null(
                             schema.text("The sentence as edited; null unless the status is 'edited'.")
                         ),
-                        reviewer=schema.or_null(schema.text("Who decided.")),
+                        reviewer=schema.or_null(schema.text("Who decided.", pattern=_NAME)),
                     )
                 ),
             ),
@@ -99,7 +104,7 @@ JSON_SCHEMA: dict[str, Any] = {
             "What the classifier found.",
             schema.object(
                 "One finding.",
-                name=schema.text("Such as 'Pleural Effusion'."),
+                name=schema.text("Such as 'Pleural Effusion'.", pattern=_NAME),
                 probability=_PROBABILITY,
                 present={"type": "boolean", "description": "Is the finding listed as what the film shows?"},
                 regions=_REGIONS,
@@ -155,13 +160,13 @@ JSON_SCHEMA: dict[str, Any] = {
                 sentence=schema.or_null(schema.index("Of the report; null: of none.")),
                 finding=schema.or_null(schema.text("Its name.")),
                 region=schema.or_null(schema.text("Its name.")),
-                message=schema.text("The same in words.", pattern=r"\S"),
+                message=schema.text("The same in words.", pattern=_NAME),
             ),
         ),
         sign_off=schema.or_null(
             schema.object(
                 "Who answers for the reviewed report; null: nobody. All sentences are reviewed then.",
-                reviewer=schema.text("Who it is.", pattern=r"\S"),
+                reviewer=schema.text("Who it is.", pattern=_NAME),
                 signed_at=schema.text("ISO 8601 date and time with its zone.", pattern=r"^\d{4}-\d\d-\d\dT"),
             )
         ),
