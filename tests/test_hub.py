@@ -207,6 +207,23 @@ def test_a_bundle_is_pushed_by_the_command_and_read_by_its_name(serve_hub, tiny_
         assert [{**one, "model": NAME} for one in by_name] == [{**one, "model": NAME} for one in by_folder]
 
 
+def test_an_adapter_does_not_tell_where_its_base_lies(tiny_bundle, tmp_path):
+    pytest.importorskip("peft", reason='adapters need peft: pip install "gaze2report[train]"')
+    from peft import get_peft_model
+
+    from gaze_vlm import GazeVLM
+    from gaze_vlm.hub import gather
+    from gaze_vlm.training.adapters import lora_config
+
+    base = tiny_bundle / "gaze_vlm"
+    model = GazeVLM.from_pretrained(base)
+    get_peft_model(model, lora_config(model, r=2)).save_pretrained(tmp_path / "adapter")
+    assert str(base) in (tmp_path / "adapter" / "README.md").read_text()  # PEFT's card
+    gathered = gather(tmp_path / "adapter", tmp_path / "gathered", NAME)
+    assert {file.name for file in gathered.iterdir()} >= {"adapter_model.safetensors", "README.md"}
+    assert not [file.name for file in gathered.iterdir() if str(base).encode() in file.read_bytes()]
+
+
 @pytest.mark.parametrize(
     ("made", "arguments", "complaint"),
     [

@@ -75,12 +75,12 @@ def structured_report(bundle, film: Path, organization: str | None = None) -> Ca
     import hashlib
 
     from .evidence.dicom_sr import to_dicom_sr
-    from .images import quiet
+    from .images import ImageError, quiet, read_bytes
 
     try:
-        data = film.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{film}: {error.strerror or error}") from None
+        data = read_bytes(str(film))
+    except ImageError as error:
+        raise ValueError(f"{film}: {error}") from None
     if hashlib.sha256(data).hexdigest() != bundle.image["sha256"]:
         raise ValueError(f"{film} is another film: its SHA-256 is not that of the evidence")
     with quiet():

@@ -235,12 +235,16 @@ def gather(source: str | Path, folder: str | Path, repo_id: str, card: CardFacts
 
 
 def forget_folder(adapter_config: str | Path) -> None:
-    """An adapter's base that is a folder goes by its name: where it lies is nobody's business."""
+    """An adapter's base that is a folder goes by its name, in the card beside it too: where it lies is nobody's
+    business."""
     adapter_config = Path(adapter_config)
     settings = json.loads(adapter_config.read_text(encoding="utf-8"))
-    base = settings["base_model_name_or_path"]
+    base = settings.get("base_model_name_or_path")
     if base and Path(base).exists():
-        _put(adapter_config, settings | {"base_model_name_or_path": Path(base).resolve().name})
+        name, card = Path(base).resolve().name, adapter_config.with_name("README.md")
+        _put(adapter_config, settings | {"base_model_name_or_path": name})
+        if card.is_file():
+            card.write_text(card.read_text(encoding="utf-8").replace(base, name), encoding="utf-8")
 
 
 def add_code(folder: str | Path) -> None:

@@ -136,7 +136,7 @@ def read_film(path: str | os.PathLike[str]) -> Film:
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
     kind = "image"
     try:
-        data = _read_bytes(name)
+        data = read_bytes(name)
         kind = _recognise(data)
         pixels, view = _read_dicom(data) if kind == "dicom" else (_read_picture(data, kind), None)
     except ImageError as error:
@@ -151,7 +151,8 @@ def read_film(path: str | os.PathLike[str]) -> Film:
     return Film(pixels, name, kind, hashlib.sha256(data).hexdigest(), view)
 
 
-def _read_bytes(name: str) -> bytes:
+def read_bytes(name: str) -> bytes:
+    """All of a regular file of at most `MAX_BYTES`; else an `ImageError` that leaves out the name."""
     if "\0" in name:
         raise ImageError("no such file")
     try:
@@ -311,7 +312,7 @@ def _look_up(values: np.ndarray, low: int, brightness: np.ndarray) -> np.ndarray
 
 # --- DICOM -----------------------------------------------------------------------------------------------------------
 
-_QUIET = threading.Lock()
+_QUIET = threading.RLock()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ probabilities nor places on the film; TID 1500 holds measurements, and no senten
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
+from ..images import quiet
 from .bundle import EvidenceBundle, EvidenceSentence
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def to_dicom_sr(bundle: EvidenceBundle, source: Dataset, *, organization: str | 
         organization: of the person in `bundle.sign_off`.
 
     Raises:
-        ValueError: naming what the source lacks, its other size, or the report's character that DICOM cannot hold;
-            also for an empty report, a reviewer or organization whose name cannot stand in DICOM, and an organization
-            without who signed off. What the source says of the patient is not repeated.
+        ValueError: naming what the source lacks, its other size, or the report's character or the finding that DICOM
+            cannot hold; also for an empty report, a reviewer or organization whose name cannot stand in DICOM, and an
+            organization without who signed off. What the source says of the patient is not repeated.
         ImportError: without highdicom.
     """
     try:
@@ -79,12 +79,11 @@ def to_dicom_sr(bundle: EvidenceBundle, source: Dataset, *, organization: str | 
     except ImportError as error:
         raise ImportError('a DICOM structured report needs highdicom: pip install "gaze2report[dicom]"') from error
 
-    evidence = _check_source(bundle, source)
     verified = _verified(bundle, organization)
-    content = _document(bundle, evidence)
-    try:
-        with warnings.catch_warnings():  # they and the errors quote the patient's name and the like
-            warnings.simplefilter("ignore")
+    with quiet():  # warnings and errors quote the patient's name and the like
+        evidence = _check_source(bundle, source)
+        content = _document(bundle, evidence)
+        try:
             report = ComprehensiveSR(
                 evidence=[evidence],
                 content=content,
@@ -104,8 +103,8 @@ def to_dicom_sr(bundle: EvidenceBundle, source: Dataset, *, organization: str | 
                 specific_character_set="ISO_IR 192",
                 **verified,
             )
-    except ValueError:
-        raise _invalid() from None
+        except Exception:  # highdicom and pydicom raise anything on what they do not expect
+            raise _invalid() from None
     if verified:
         signed_at = datetime.fromisoformat(bundle.sign_off["signed_at"])
         report.VerifyingObserverSequence[0].VerificationDateTime = f"{signed_at:%Y%m%d%H%M%S%z}"
@@ -150,6 +149,8 @@ def _code(scheme: str, keyword: str) -> Code:
 def _own_code(value: str, meaning: str | None = None) -> Code:
     from pydicom.sr.coding import Code
 
+    if len(value) > 64 or "\\" in value:
+        raise ValueError(f"the finding {value!r:.80} cannot be a code in DICOM: at most 64 characters, no backslash")
     return Code(value, SCHEME, meaning or value)
 
 
@@ -198,22 +199,22 @@ def _check_source(bundle: EvidenceBundle, source: Dataset) -> Dataset:
     """The source with empty values where the standard allows them and the source has left them out."""
     from pydicom.uid import UID
 
-    source = source[:0x7FE00000]  # a data set of its own, without the pixels
     try:
-        for (
-            _
-        ) in source.iterall():  # values are read when they are asked for, and pydicom raises anything on broken ones
-            pass
+        source = source[:0x7FE00000]  # a data set of its own, without the pixels
+        list(source.iterall())  # a value is read when it is asked for, and pydicom raises anything on a broken one
     except Exception:
         raise _invalid() from None
     missing = [keyword for keyword in _NEEDED if not source.get(keyword)]
     if missing:
         raise ValueError(f"the DICOM source has no {', '.join(missing)}; a structured report cannot refer to it")
-    if not all(UID(source[keyword].value).is_valid for keyword in _NEEDED if keyword.endswith("UID")):
+    *uids, rows, columns = (source[keyword].value for keyword in _NEEDED)
+    if not all(isinstance(uid, str) and UID(uid).is_valid for uid in uids):
         raise _invalid()
-    if not source.SOPClassUID.startswith("1.2.840.10008."):
-        raise ValueError(f"the DICOM source is of the private class {source.SOPClassUID}, a standard one is expected")
-    film, size = (source.Columns, source.Rows), (bundle.image["width"], bundle.image["height"])
+    if not all(isinstance(side, int) for side in (rows, columns)):
+        raise _invalid()
+    if UID(source.SOPClassUID).type != "SOP Class":
+        raise ValueError(f"the DICOM source is of {source.SOPClassUID}, no class of the DICOM standard")
+    film, size = (columns, rows), (bundle.image["width"], bundle.image["height"])
     if film != size:
         raise ValueError(f"DICOM source (width, height): {film}, evidence: {size}")
     for keyword in _MAY_BE_EMPTY:

@@ -12,7 +12,7 @@ NOTICE = "This is a research demonstration and not a medical device: nothing in 
 
 FLAGS = ("unlikely", "contradicted", "not looked at", "unlinked")
 
-_LINE = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f])"  # no control character
+_LINE = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f\ufffe\uffff])"  # no control character, none XML cannot hold
 _NAME = _LINE + r"[\s\S]*\S"
 _SHARE = schema.number("0..1 of the image from the top left.", minimum=0, maximum=1)
 _BOX = {
@@ -46,7 +46,7 @@ JSON_SCHEMA: dict[str, Any] = {
     **schema.object(
         "A report, and for each sentence what it rests on.",
         schema_version=schema.choice("Version of this layout.", SCHEMA_VERSION),
-        notice=schema.text("Says that this is no medical device.", pattern=r"\S"),
+        notice=schema.text("Says that this is no medical device.", pattern=_NAME),
         image=schema.object(
             "The film.",
             name=schema.text("File name without its folder.", pattern=_LINE),
@@ -128,7 +128,7 @@ JSON_SCHEMA: dict[str, Any] = {
                 fixations=schema.array("Indices into the scanpath.", schema.index("")),
                 stage=_STAGE,
                 sentence=schema.or_null(schema.index("Of the dictation; null: it has no times.")),
-                regions=schema.array("Names of the regions at it, smallest first.", schema.text("")),
+                regions=schema.array("Names of the regions at it, smallest first.", schema.text("", pattern=_NAME)),
             ),
         ),
         coverage=schema.or_null(
@@ -139,13 +139,15 @@ JSON_SCHEMA: dict[str, Any] = {
                     "The 17 regions of the thorax.",
                     schema.object(
                         "One region.",
-                        name=schema.text("Such as 'left lower lung zone'."),
+                        name=schema.text("Such as 'left lower lung zone'.", pattern=_NAME),
                         box=_BOX,
                         looked_at=schema.number("Covered share of the box.", minimum=0, maximum=1),
                         dwell=schema.number("Seconds of the fixations in it.", minimum=0),
                     ),
                 ),
-                not_looked_at=schema.array("Names of regions of which nothing is covered.", schema.text("")),
+                not_looked_at=schema.array(
+                    "Names of regions of which nothing is covered.", schema.text("", pattern=_NAME)
+                ),
             )
         ),
         flags=schema.array(
@@ -158,8 +160,8 @@ JSON_SCHEMA: dict[str, Any] = {
                     *FLAGS,
                 ),
                 sentence=schema.or_null(schema.index("Of the report; null: of none.")),
-                finding=schema.or_null(schema.text("Its name.")),
-                region=schema.or_null(schema.text("Its name.")),
+                finding=schema.or_null(schema.text("Its name.", pattern=_NAME)),
+                region=schema.or_null(schema.text("Its name.", pattern=_NAME)),
                 message=schema.text("The same in words.", pattern=_NAME),
             ),
         ),
