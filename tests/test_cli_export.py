@@ -72,8 +72,7 @@ def test_a_film_that_cannot_have_a_structured_report_keeps_all_else(run, film_fi
     status, _, err = run("report", png, bare, dicom_film, "--out", tmp_path / "out", "--sr")
     assert status == 1
     assert err.count("\n") == 2
-    assert f"{png}: report.sr.dcm: " in err
-    assert "is no DICOM file" in err
+    assert f"{png}: report.sr.dcm: no DICOM file, which a structured report needs\n" in err
     assert f"{bare}: report.sr.dcm: the DICOM source has no StudyInstanceUID" in err
     assert (tmp_path / "out" / "film" / "report.sr.dcm").exists()
     for folder in ("a", "bare"):
@@ -168,14 +167,25 @@ def test_what_cannot_be_exported_is_one_line(run, signed, film_file, tmp_path):
     text.write_text("{}")
     binary.write_bytes(b"\xff\xfe\x00")
     for arguments, said in (
-        ((signed, "--film", other), "is another film"),
-        ((signed, "--film", film_file("a.png")), "is another film"),
-        ((signed, "--film", tmp_path / "none.dcm"), "none.dcm: No such file"),
+        ((signed, "--film", other), "signed.json, {film}: another film"),
+        ((signed, "--film", film_file("a.png")), "signed.json, {film}: another film"),
+        ((signed, "--film", tmp_path / "none.dcm"), "{film}: no such file"),
+        ((signed, "--film", tmp_path), "{film}: is a directory"),
         ((text,), "a.json: evidence lacks"),
         ((binary,), "b.json: not a text file"),
         ((tmp_path / "c.json",), "c.json: No such file"),
     ):
         status, out, err = run("export", *arguments, "--out", tmp_path / "out")
         assert (status, out, err.count("\n")) == (2, "", 1)
-        assert said in err
+        assert said.format(film=arguments[-1]) in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_film_that_cannot_have_one_is_named_with_the_evidence(run, film_file, tmp_path):
+    """The evidence is of this very file: what it lacks, not that it is another, is told."""
+    bare = film_file("bare.dcm", seed=3)
+    run("report", bare, "--out", tmp_path / "read")
+    evidence = tmp_path / "read" / "bare" / "evidence.json"
+    status, out, err = run("export", evidence, "--film", bare, "--out", tmp_path / "out")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"gaze-vlm: {evidence}, {bare}: the DICOM source has no StudyInstanceUID")

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -366,6 +367,26 @@ def test_an_invalid_uid_is_refused_and_not_repeated(bundle, source, keyword):
         to_dicom_sr(bundle, source)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"1.2.3.1\x00", b"Bono.31\x00"),
+        (b"1.2.3.1\x00", b"1.2\\3.1\x00"),
+        (b"\x10\x00\x40\x00CS", b"\x10\x00\x40\x00ZZ"),  # a value representation that is none
+        (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00LO"),
+    ],
+)
+def test_broken_bytes_are_refused_without_a_warning(bundle, source, old, new, recwarn):
+    source.PatientSex = ""
+    written = io.BytesIO()
+    source.save_as(written, enforce_file_format=True)
+    assert written.getvalue().count(old) == 1
+    broken = dcmread(io.BytesIO(written.getvalue().replace(old, new)))
+    with pytest.raises(ValueError, match=r"of an invalid value$"):
+        to_dicom_sr(bundle, broken)
+    assert not recwarn.list
+
+
 def test_nothing_warns_of_a_patients_name(bundle, source, recwarn):
     source.PatientName = "Bono"
     assert to_dicom_sr(bundle, source).PatientName == "Bono"
@@ -378,10 +399,17 @@ def test_another_film_is_refused(bundle, source):
         to_dicom_sr(bundle, source)
 
 
-def test_a_private_class_is_refused(bundle, source):
-    source.SOPClassUID = "1.3.12.2.1107.5"
-    with pytest.raises(ValueError, match=r"private class 1\.3\.12\.2\.1107\.5"):
+@pytest.mark.parametrize("uid", ["1.3.12.2.1107.5", "1.2.840.10008.5.1.4.1.1.121"])
+def test_a_class_that_the_standard_does_not_know_is_refused(bundle, source, uid):
+    source.SOPClassUID = uid
+    with pytest.raises(ValueError, match=f"^the DICOM source is of {re.escape(uid)}, no class of the DICOM standard$"):
         to_dicom_sr(bundle, source)
+
+
+@pytest.mark.parametrize("name", ["A\\B", "x" * 65])
+def test_a_finding_that_cannot_be_a_code_is_named(source, name):
+    with pytest.raises(ValueError, match=r"^the finding '(A|x+).* cannot be a code in DICOM"):
+        to_dicom_sr(bundle_of(REPORT, [finding(name, 0.9)]), source)
 
 
 @pytest.mark.parametrize(("report", "problem"), [("Heart.\x1b$B", r"character 6 is '\\x1b'"), ("", "is empty")])

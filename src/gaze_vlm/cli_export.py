@@ -34,10 +34,12 @@ def export(
     if organization is not None and film is None:
         complain("--organization needs --film: only a structured report says who has verified it")
         raise typer.Exit(2)
+    about = str(evidence)
     try:
         bundle = EvidenceBundle.from_json(evidence.read_text(encoding="utf-8"))
         files = {FHIR: fhir(bundle)}
         if film is not None:
+            about += f", {film}"
             files[SR] = structured_report(bundle, film, organization)
         write(out, files, overwrite, stale=(SR, FHIR))
     except OSError as error:
@@ -47,7 +49,7 @@ def export(
         complain(f"{evidence}: not a text file")
         raise typer.Exit(2) from None
     except (ValueError, ImportError) as error:
-        complain(str(error) if isinstance(error, OutputError | ImportError) else f"{evidence}: {error}")
+        complain(str(error) if isinstance(error, OutputError | ImportError) else f"{about}: {error}")
         raise typer.Exit(2) from None
     for name in files:
         console.print(shown(out / name), soft_wrap=True)
@@ -69,31 +71,28 @@ def structured_report(bundle, film: Path, organization: str | None = None) -> Ca
     """What writes the bundle as a DICOM structured report on a film.
 
     Raises:
-        ValueError: if the file is no DICOM film, another one, broken, or lacks what a report needs.
+        ValueError: if the file is no DICOM film, another one, broken, or lacks what a report needs; it is not named.
         ImportError: without highdicom.
     """
     import hashlib
 
     from .evidence.dicom_sr import to_dicom_sr
-    from .images import ImageError, quiet, read_bytes
+    from .images import quiet, read_bytes
 
-    try:
-        data = read_bytes(str(film))
-    except ImageError as error:
-        raise ValueError(f"{film}: {error}") from None
+    data = read_bytes(str(film))
     if hashlib.sha256(data).hexdigest() != bundle.image["sha256"]:
-        raise ValueError(f"{film} is another film: its SHA-256 is not that of the evidence")
+        raise ValueError("another film: its SHA-256 is not that of the evidence")
     with quiet():
-        report = to_dicom_sr(bundle, _header(film, data), organization=organization)
+        report = to_dicom_sr(bundle, _header(data), organization=organization)
         written = io.BytesIO()
         try:
             report.save_as(written, enforce_file_format=True)
         except Exception:  # pydicom raises anything, and quotes values
-            raise ValueError(f"{film}: a value in it cannot stand in a structured report") from None
+            raise ValueError("a value in the DICOM source cannot stand in a structured report") from None
     return lambda path: path.write_bytes(written.getvalue())
 
 
-def _header(film: Path, data: bytes):
+def _header(data: bytes):
     """The data set of a DICOM file without its pixels; ValueError if it is none or broken."""
     import pydicom
     from pydicom.errors import InvalidDicomError
@@ -101,6 +100,6 @@ def _header(film: Path, data: bytes):
     try:
         return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
     except InvalidDicomError:
-        raise ValueError(f"{film} is no DICOM file, which a structured report needs") from None
+        raise ValueError("no DICOM file, which a structured report needs") from None
     except Exception:  # as above
-        raise ValueError(f"{film}: broken DICOM file, it cannot be read") from None
+        raise ValueError("broken DICOM file, it cannot be read") from None

@@ -118,9 +118,9 @@ def write(
         raise OutputError(f"{existing[0]}: already there; pass --overwrite to replace it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, save in files.items():
-            save(folder / name)
         for name in set(stale) - files.keys():
             (folder / name).unlink(missing_ok=True)
+        for name, save in files.items():
+            save(folder / name)
     except OSError as error:
         raise OutputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None

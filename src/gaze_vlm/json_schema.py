@@ -80,4 +80,5 @@ def check(value: Any, schema: dict[str, Any], place: str, error: type[ValueError
     elif kind == "string" and _SURROGATE.search(value):
         raise error(f"{place} holds half a character (a lone surrogate)")
     elif kind == "string" and not re.search(schema.get("pattern", ""), value):
-        raise error(f"{place} must match {schema['pattern']}, got {value!r:.80}")
+        wanted = schema.get("$comment") or f"match {schema['pattern']}"
+        raise error(f"{place} must {wanted}, got {value!r:.80}")

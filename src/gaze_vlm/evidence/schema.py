@@ -12,8 +12,11 @@ NOTICE = "This is a research demonstration and not a medical device: nothing in 
 
 FLAGS = ("unlikely", "contradicted", "not looked at", "unlinked")
 
-_LINE = r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f\ufffe\uffff])"  # no control character, none XML cannot hold
-_NAME = _LINE + r"[\s\S]*\S"
+_LINE = {  # nor what XML cannot hold
+    "pattern": r"^(?![\s\S]*[\u0000-\u001f\u007f-\u009f\ufffe\uffff])",
+    "$comment": "be one line without control characters",
+}
+_NAME = {"pattern": _LINE["pattern"] + r"[\s\S]*\S", "$comment": "be one line of text without control characters"}
 _SHARE = schema.number("0..1 of the image from the top left.", minimum=0, maximum=1)
 _BOX = {
     **schema.array(
@@ -27,7 +30,7 @@ _REGIONS = schema.array(
     "Where on the film.",
     schema.object(
         "A region of the thorax.",
-        name=schema.text("Such as 'left costophrenic angle', the patient's side.", pattern=_NAME),
+        name=schema.text("Such as 'left costophrenic angle', the patient's side.", **_NAME),
         box=_BOX,
     ),
 )
@@ -46,18 +49,18 @@ JSON_SCHEMA: dict[str, Any] = {
     **schema.object(
         "A report, and for each sentence what it rests on.",
         schema_version=schema.choice("Version of this layout.", SCHEMA_VERSION),
-        notice=schema.text("Says that this is no medical device.", pattern=_NAME),
+        notice=schema.text("Says that this is no medical device.", **_NAME),
         image=schema.object(
             "The film.",
-            name=schema.text("File name without its folder.", pattern=_LINE),
+            name=schema.text("File name without its folder.", **_LINE),
             sha256=schema.text("Hex digest of the file's bytes.", pattern="^[0-9a-f]{64}$"),
             width=schema.index("Pixels.", 1),
             height=schema.index("Pixels.", 1),
         ),
         model=schema.object(
             "What wrote the report.",
-            name=schema.text("Name or repository.", pattern=_NAME),
-            version=schema.text("Version.", pattern=_NAME),
+            name=schema.text("Name or repository.", **_NAME),
+            version=schema.text("Version.", **_NAME),
         ),
         gaze=schema.choice(
             "Where the scanpath comes from: a reader, a model, or there is none.", "given", "predicted", "none"
@@ -74,7 +77,7 @@ JSON_SCHEMA: dict[str, Any] = {
                     "What the sentence says, in its order.",
                     schema.object(
                         "One statement about one finding.",
-                        name=schema.text("Such as 'Pleural Effusion'.", pattern=_NAME),
+                        name=schema.text("Such as 'Pleural Effusion'.", **_NAME),
                         status=schema.choice("As the sentence says it.", "present", "absent", "uncertain"),
                     ),
                 ),
@@ -95,7 +98,7 @@ JSON_SCHEMA: dict[str, Any] = {
                         text=schema.or_null(
                             schema.text("The sentence as edited; null unless the status is 'edited'.")
                         ),
-                        reviewer=schema.or_null(schema.text("Who decided.", pattern=_NAME)),
+                        reviewer=schema.or_null(schema.text("Who decided.", **_NAME)),
                     )
                 ),
             ),
@@ -104,7 +107,7 @@ JSON_SCHEMA: dict[str, Any] = {
             "What the classifier found.",
             schema.object(
                 "One finding.",
-                name=schema.text("Such as 'Pleural Effusion'.", pattern=_NAME),
+                name=schema.text("Such as 'Pleural Effusion'.", **_NAME),
                 probability=_PROBABILITY,
                 present={"type": "boolean", "description": "Is the finding listed as what the film shows?"},
                 regions=_REGIONS,
@@ -128,7 +131,7 @@ JSON_SCHEMA: dict[str, Any] = {
                 fixations=schema.array("Indices into the scanpath.", schema.index("")),
                 stage=_STAGE,
                 sentence=schema.or_null(schema.index("Of the dictation; null: it has no times.")),
-                regions=schema.array("Names of the regions at it, smallest first.", schema.text("", pattern=_NAME)),
+                regions=schema.array("Names of the regions at it, smallest first.", schema.text("", **_NAME)),
             ),
         ),
         coverage=schema.or_null(
@@ -139,15 +142,13 @@ JSON_SCHEMA: dict[str, Any] = {
                     "The 17 regions of the thorax.",
                     schema.object(
                         "One region.",
-                        name=schema.text("Such as 'left lower lung zone'.", pattern=_NAME),
+                        name=schema.text("Such as 'left lower lung zone'.", **_NAME),
                         box=_BOX,
                         looked_at=schema.number("Covered share of the box.", minimum=0, maximum=1),
                         dwell=schema.number("Seconds of the fixations in it.", minimum=0),
                     ),
                 ),
-                not_looked_at=schema.array(
-                    "Names of regions of which nothing is covered.", schema.text("", pattern=_NAME)
-                ),
+                not_looked_at=schema.array("Names of regions of which nothing is covered.", schema.text("", **_NAME)),
             )
         ),
         flags=schema.array(
@@ -160,15 +161,15 @@ JSON_SCHEMA: dict[str, Any] = {
                     *FLAGS,
                 ),
                 sentence=schema.or_null(schema.index("Of the report; null: of none.")),
-                finding=schema.or_null(schema.text("Its name.", pattern=_NAME)),
-                region=schema.or_null(schema.text("Its name.", pattern=_NAME)),
-                message=schema.text("The same in words.", pattern=_NAME),
+                finding=schema.or_null(schema.text("Its name.", **_NAME)),
+                region=schema.or_null(schema.text("Its name.", **_NAME)),
+                message=schema.text("The same in words.", **_NAME),
             ),
         ),
         sign_off=schema.or_null(
             schema.object(
                 "Who answers for the reviewed report; null: nobody. All sentences are reviewed then.",
-                reviewer=schema.text("Who it is.", pattern=_NAME),
+                reviewer=schema.text("Who it is.", **_NAME),
                 signed_at=schema.text("ISO 8601 date and time with its zone.", pattern=r"^\d{4}-\d\d-\d\dT"),
             )
         ),
