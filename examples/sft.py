@@ -140,7 +140,7 @@ def select_rows(script: ScriptArguments) -> tuple[dict, dict | None]:
     if not script.films:
         return rows, None
     films = load_rows(script.films, script.mimic_cxr, one_split=script.one_split)
-    check_apart(["--dataset", "--films"], [rows, films], "films must be of other patients than reports")
+    check_apart(["--dataset", "--films"], [rows, films], "films must be of other patients than reports", within=True)
     return rows, films
 
 

@@ -202,9 +202,13 @@ def count_done(stages: Sequence[Stage], output_dir: str, settings: Sequence[dict
                 raise ValueError(
                     f"{folder}: stage {title} was trained with another {', '.join(other)}; choose another --output_dir"
                 )
-        if done[number] and not all(done[:number]):
+        if begun[number] and not done[number] and title not in known:
             raise ValueError(
-                f"{folder}: stage {title} is finished, but one before it is not; choose another --output_dir"
+                f"{folder}: holds a checkpoint that these stages did not make; choose another --output_dir"
+            )
+        if (done[number] or begun[number]) and not all(done[:number]):
+            raise ValueError(
+                f"{folder}: stage {title} is finished or begun, but one before it is not; choose another --output_dir"
             )
     return sum(done)
 

@@ -232,7 +232,7 @@ def items_of(
         raise ValueError("--films: only stage report puts films and reports together by finding")
     films = load_rows(script.films, script.mimic_cxr, one_split=script.one_split) if script.films else None
     if films is not None:
-        check_apart(["--data", "--films"], [rows, films], "films must be of other patients than reports")
+        check_apart(["--data", "--films"], [rows, films], "films must be of other patients than reports", within=True)
     items: dict[str, FilmsWithText] = {}
     for split, part in rows.items():
         logger.info("%s:", split)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -180,10 +181,14 @@ def test_a_bundle_is_pushed_by_the_command_and_read_by_its_name(serve_hub, tiny_
     main = "import sys; from gaze_vlm.cli import main; sys.argv = ['gaze-vlm', *sys.argv[1:]]; main()"
     with serve_hub(tmp_path / "hub") as hub:
         environment = hub.environment()
+        stale = hub.folder / "models" / NAME / "model-00001-of-00002.safetensors"
+        stale.parent.mkdir(parents=True)
+        stale.write_bytes(b"weights of before")
         printed = run(main, "push", tiny_bundle, NAME, "--card", tmp_path / "card.yaml", **environment)
         assert NAME in printed
         assert "hf_fake" not in printed
         files = hub.files(NAME)
+        assert stale.name not in files
         assert {"config.json", "gaze_classifier/config.json", "scanpath_predictor/model.safetensors"} <= files.keys()
         assert json.loads(files["config.json"])["model_type"] == "gaze_vlm"
         assert {name for name in files if name.endswith(".py")} == set.union(*CODE.values())
@@ -205,6 +210,74 @@ def test_a_bundle_is_pushed_by_the_command_and_read_by_its_name(serve_hub, tiny_
         )
         assert [one.pop("model") for one in by_name] == [NAME]
         assert [{**one, "model": NAME} for one in by_name] == [{**one, "model": NAME} for one in by_folder]
+
+
+@pytest.fixture
+def facts():
+    from gaze_vlm.hub import CardFacts
+
+    return CardFacts(license="apache-2.0", datasets="reflacx", base_model="org/model")
+
+
+def test_a_card_that_was_given_is_written_or_refused(tiny_bundle, facts, tmp_path):
+    from gaze_vlm.hub import HubError, gather
+
+    pair = tmp_path / "pair"
+    for kind in ("gaze_classifier", "scanpath_predictor"):
+        shutil.copytree(tiny_bundle / kind, pair / kind)
+    card = ModelCard.load(gather(pair, tmp_path / "gathered", NAME, facts) / "README.md")
+    assert (card.data.license, card.data.datasets, card.data.base_model) == ("apache-2.0", ["reflacx"], ["org/model"])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "/home/alice/runs/base"}')
+    for given in (facts, None):
+        with pytest.raises(HubError, match="put a README"):
+            gather(adapter, tmp_path / "adapted", NAME, given)
+    (adapter / "README.md").write_text("Of /home/alice/runs/base.")
+    gathered = gather(adapter, tmp_path / "with-card", NAME)
+    assert json.loads((gathered / "adapter_config.json").read_text()) == {"base_model_name_or_path": "base"}
+    assert (gathered / "README.md").read_text() == "Of base."
+
+
+@pytest.mark.parametrize("base", ["C:\\runs\\base", "./base", "/data/alice/base", "base"])
+def test_a_base_goes_by_its_name_wherever_it_lies(tmp_path, base):
+    from gaze_vlm.hub import forget_folder
+
+    file = tmp_path / "adapter_config.json"
+    for written, left in ((base, "base"), ("org/base", "org/base"), (None, None)):
+        file.write_text(json.dumps({"base_model_name_or_path": written}))
+        forget_folder(file)
+        assert json.loads(file.read_text()) == {"base_model_name_or_path": left}
+
+
+def test_other_folders_beside_a_checkpoint_are_left_alone(tiny_bundle, tmp_path):
+    from gaze_vlm.hub import add_code
+
+    shutil.copytree(tiny_bundle / "gaze_classifier", tmp_path / "out")
+    other = tmp_path / "out" / "base" / "config.json"
+    other.parent.mkdir()
+    other.write_text('{"model_type": "bert"}')
+    add_code(tmp_path / "out")
+    assert other.read_text() == '{"model_type": "bert"}'
+    assert "auto_map" in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_what_was_not_measured_is_no_figure():
+    from gaze_vlm.hub import Result, model_index
+
+    scores = [
+        {"metric": "F1", "system": "tiny", "interval": {"estimate": value, "low": None, "high": None}}
+        for value in (0.5, None, float("nan"))
+    ]
+    found = model_index(Result("Made-up", "test", "evaluate", {"scores": scores}), "image-classification")
+    assert [one.metric_value for one in found] == [0.5]
+
+
+def test_facts_that_are_no_text_are_refused():
+    from gaze_vlm.hub import CardFacts, HubError
+
+    with pytest.raises(HubError, match=r"gaze must be a text, got \['recorded'\]"):
+        CardFacts(gaze=["recorded"])
 
 
 def test_an_adapter_does_not_tell_where_its_base_lies(tiny_bundle, tmp_path):
@@ -260,6 +333,21 @@ def test_a_model_without_a_processor_says_so(tiny_bundle):
         config.name_or_path = name
         with pytest.raises(HubError, match="pass processor="):
             GazeClassifier(config).push_to_hub(NAME)
+
+
+def test_options_of_an_upload_are_passed_on_and_its_branch_is_made(tiny_bundle, monkeypatch):
+    from huggingface_hub import HfApi
+
+    from gaze_vlm import GazeClassifier
+
+    asked = []
+    for name in ("create_repo", "create_branch", "upload_folder"):
+        monkeypatch.setattr(HfApi, name, lambda self, *args, _name=name, **options: asked.append((_name, options)))
+    model = GazeClassifier.from_pretrained(tiny_bundle / "gaze_classifier")
+    model.push_to_hub(NAME, private=True, revision="next", commit_description="Why.")
+    assert [name for name, _ in asked] == ["create_repo", "create_branch", "upload_folder"]
+    assert asked[0][1]["private"] and asked[1][1]["branch"] == "next"
+    assert (asked[2][1]["revision"], asked[2][1]["commit_description"]) == ("next", "Why.")
 
 
 def ask(hub, path: str, content: bytes | None = None, method: str | None = None):

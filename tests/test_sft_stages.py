@@ -298,20 +298,41 @@ def test_what_is_finished_stays_as_it_is(module, typed, walked, refused, stages,
 def test_what_other_runs_left_is_not_taken_for_a_stage(module, typed, walked, refused, tmp_path):
     module.main(typed([GAZE, REPORTS]))
     (tmp_path / "run-stages" / "1-gaze" / "metrics.json").unlink()
-    assert "stage 2-reports is finished, but one before it is not" in refused(typed([GAZE, REPORTS]))
+    assert "stage 2-reports is finished or begun, but one before it is not" in refused(typed([GAZE, REPORTS]))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.json").write_text("{}")
     assert "other: holds what these stages did not train" in refused(typed([GAZE, REPORTS], out="other"))
     assert len(walked) == 2
 
 
+def checkpoint_in(folder: Path) -> Path:
+    checkpoint = folder / "checkpoint-7"
+    checkpoint.mkdir(parents=True)
+    for name in ("trainer_state.json", "rng_state.pth"):
+        (checkpoint / name).touch()
+    return checkpoint
+
+
+def test_a_checkpoint_of_before_does_not_take_the_place_of_what_was_just_learned(
+    module, typed, walked, refused, tmp_path
+):
+    checkpoint_in(tmp_path / "run")
+    again = ("--resume_from_checkpoint", "last")
+    assert "run: holds a checkpoint that these stages did not make" in refused(typed([GAZE, REPORTS], *again))
+    assert walked == []
+    module.main(typed([GAZE, REPORTS], out="other"))
+    checkpoint_in(tmp_path / "other")
+    (tmp_path / "other" / "metrics.json").unlink()
+    (tmp_path / "other-stages" / "1-gaze" / "metrics.json").unlink()
+    line = refused(typed([GAZE, REPORTS], *again, out="other"))
+    assert "stage 2-reports is finished or begun, but one before it is not" in line
+    assert len(walked) == 2
+
+
 def test_what_was_begun_goes_on_as_it_began_or_begins_anew(module, typed, walked, refused, tmp_path):
     module.main(typed([REPORTS]))
     (tmp_path / "run" / "metrics.json").unlink()
-    checkpoint = tmp_path / "run" / "checkpoint-1"
-    checkpoint.mkdir()
-    for name in ("trainer_state.json", "rng_state.pth"):
-        (checkpoint / name).touch()
+    checkpoint = checkpoint_in(tmp_path / "run")
     changed = [REPORTS | {"learning_rate": 0.5}]
     line = refused(typed(changed, "--resume_from_checkpoint", "last"))
     assert "run: stage 1-reports was trained with another learning_rate" in line

@@ -231,6 +231,13 @@ def test_gaze_that_is_none(client, film_file, tmp_path, content, sentence):
     assert sentence in said and "Jane" not in said
 
 
+def test_gaze_of_many_fixations(client, film_file, tmp_path):
+    gaze = tmp_path / "long.csv"
+    gaze.write_text("x,y,duration\n" + "0.5,0.5,0.1\n" * (space_reader.MAX_FIXATIONS + 1))
+    said = refused(client, handle_file(film_file("f.png")), None, "Given", handle_file(gaze), api_name="/read")
+    assert "The gaze file has 5,001 fixations; 5,000 can be read." in said
+
+
 def test_what_is_missing(client, film_file, save_dicom, tmp_path):
     film = handle_file(film_file("f.png"))
     assert refused(client, None, None, "Predicted", None, api_name="/read").startswith("Choose a film first")
@@ -283,7 +290,8 @@ def test_no_file_can_be_fetched_and_none_be_read_that_was_not_sent(address, film
     with film_file("Jane_Doe.png").open("rb") as content:
         (path,) = httpx.post(f"{address}gradio_api/upload", files={"files": content}).json()
     assert Path(path).is_file()
-    for route in ("gradio_api/file=", "file=", "gradio_api/file%3D", "gradio_api/proxy="):
+    routes = ["gradio_api/file=", "file=", "gradio_api/file%3D", "gradio_api/file/", "gradio_api/file//", "file/"]
+    for route in [*routes, "gradio_api/%66ile/", "gradio_api/proxy=", "gradio_api/stream/"]:
         for target in (path, "/etc/hostname", str(Path(__file__))):
             answer = httpx.get(f"{address}{route}{target}")
             assert answer.status_code in (403, 404), (route, target)

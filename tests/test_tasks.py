@@ -186,11 +186,17 @@ def test_parsers_never_raise():
     ("parser", "answer", "reason"),
     [
         (parse_boxes, "", "no box at ''"),
-        (parse_boxes, "right lung", "no box at 'rightlung'"),
+        (parse_boxes, "right lung", "no box at 'right lung'"),
         (parse_boxes, "<box>1,2,3</box>", "no box"),
-        (parse_boxes, "<box>1,2,3,4</box> and more", "no box at 'andmore'"),
+        (parse_boxes, "<box>1,2,3,4</box> and more", "no box at 'and more'"),
         (parse_boxes, "<box>1,2,3,1001</box>", "lies off the image"),
-        (parse_boxes, "<box>5,2,5,4</box>", "has no area"),
+        (parse_boxes, "<box>5,2,5,4</box>", "<box>5,2,5,4</box> has no area"),
+        (parse_boxes, "<box>1\n2\n3,5,400,600</box>", "no box at"),
+        (parse_boxes, "<bo x>1,2,3,4</box>", "no box at"),
+        (parse_boxes, "n o\nn e..", "no box at"),
+        (parse_trajectory, "<ga ze>1,2,3</gaze>", "no <gaze>"),
+        (parse_trajectory, "<gaze>1 0 0,2,3</gaze>", "step 1 is no x,y,t but '1 0 0,2,3'"),
+        (lambda text: parse_order(text, 3), "1, 2, 3...", "no numbers"),
         (parse_trajectory, "<gaze></gaze>", "step 1 is no x,y,t"),
         (parse_trajectory, "<gaze>1,2,3", "no <gaze>"),
         (parse_trajectory, "<gaze>1,2,3;4,5</gaze>", "step 2 is no x,y,t but '4,5'"),
@@ -211,6 +217,28 @@ def test_what_is_no_answer_is_none_with_the_reason(parser, answer, reason):
 def test_what_lies_off_the_image_is_cut_to_it():
     assert write_boxes([(-0.2, 0.5, 1.4, 0.75)]) == "<box>0,500,1000,750</box>"
     assert write_trajectory([(-0.1, 1.2, 0.3333)]) == "<gaze>0,1000,33</gaze>"
+
+
+def test_blanks_that_a_tokenizer_puts_around_marks_do_not_count():
+    assert parse_boxes(" <box> 100 ,200, 300,\n400 </box> <box>1,2,3,4</box>\n").value == [
+        (0.1, 0.2, 0.3, 0.4),
+        (0.001, 0.002, 0.003, 0.004),
+    ]
+    assert parse_trajectory("<gaze> 100, 200, 30 ; 1,2,3 </gaze> ").value == [(0.1, 0.2, 0.3), (0.001, 0.002, 0.03)]
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "reason"),
+    [
+        (write_boxes, [(0.1, 0.1, 0.1003, 0.2)], "<box>100,100,100,200</box> has no area"),
+        (write_boxes, [(0.5, 0.1, 0.4, 0.2)], "has no area"),
+        (write_boxes, [(float("nan"), 0.1, 0.4, 0.2)], "a place is no number"),
+        (write_trajectory, [], "at least one step"),
+    ],
+)
+def test_nothing_is_written_that_cannot_be_read(write, value, reason):
+    with pytest.raises(ValueError, match=reason):
+        write(value)
 
 
 def test_nowhere_is_an_answer():

@@ -6,12 +6,13 @@ others are folders in it, as `--model` reads them.
 """
 
 import json
+import math
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from huggingface_hub.utils import validate_repo_id
 
@@ -109,6 +110,14 @@ class CardFacts:
     command: str = ""
     results: Sequence[Result] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("datasets", "base_model"):
+            if isinstance(getattr(self, name), str):  # as the Hub's own cards may have it
+                object.__setattr__(self, name, (getattr(self, name),))
+        for name in ("license", "gaze", "credits", "command"):
+            if not isinstance(getattr(self, name), str):
+                raise HubError(f"{name} must be a text, got {getattr(self, name)!r:.80}")
+
     @classmethod
     def from_file(cls, path: str | Path) -> "CardFacts":
         """From YAML or JSON with the names above; a result's `table` may be the name of a JSON file beside it.
@@ -168,16 +177,15 @@ def push_to_hub(
     *,
     private: bool | None = None,
     token: str | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    commit_message: str | None = None,
+    **options,
 ) -> str:
     """Upload a model with all that belongs to it; the commit's address.
 
     Args:
         processor: by default the one beside the checkpoint that the model was loaded from.
         card: as for `save_for_hub`.
-        private, token, revision, create_pr, commit_message: as everywhere in huggingface_hub.
+        private, token: as everywhere in huggingface_hub.
+        options: of `HfApi.upload_folder`: revision, create_pr, commit_message, commit_description, ...
 
     Raises:
         HubError: if there is no processor.
@@ -185,7 +193,6 @@ def push_to_hub(
     processor = processor if processor is not None else _processor_of(model)
     with tempfile.TemporaryDirectory() as folder:
         saved = save_for_hub(model, processor, folder, card, repo_id)
-        options = {"revision": revision, "create_pr": create_pr, "commit_message": commit_message}
         return _upload(saved, repo_id, private, token, options)
 
 
@@ -229,9 +236,15 @@ def gather(source: str | Path, folder: str | Path, repo_id: str, card: CardFacts
     add_code(folder)
     if (folder / "adapter_config.json").is_file():
         forget_folder(folder / "adapter_config.json")
-    if (folder / "config.json").is_file() and (card is not None or not (folder / "README.md").is_file()):
+    if card is not None or not (folder / "README.md").is_file():
         _write_card(folder, repo_id, card or CardFacts())
     return folder
+
+
+def public_name(model: str) -> str:
+    """A model's name on the Hub, or that of its folder, whether it lies on this machine or another; never a path."""
+    is_folder = Path(model).exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model)
+    return PureWindowsPath(model).name if is_folder else model
 
 
 def forget_folder(adapter_config: str | Path) -> None:
@@ -240,17 +253,20 @@ def forget_folder(adapter_config: str | Path) -> None:
     adapter_config = Path(adapter_config)
     settings = json.loads(adapter_config.read_text(encoding="utf-8"))
     base = settings.get("base_model_name_or_path")
-    if base and Path(base).exists():
-        name, card = Path(base).resolve().name, adapter_config.with_name("README.md")
+    if base and (name := public_name(base)) != base:
+        card = adapter_config.with_name("README.md")
         _put(adapter_config, settings | {"base_model_name_or_path": name})
         if card.is_file():
             card.write_text(card.read_text(encoding="utf-8").replace(base, name), encoding="utf-8")
 
 
 def add_code(folder: str | Path) -> None:
-    """Put the code beside a checkpoint, or beside the folders of several, and into each config.json where it lies."""
+    """Put the code beside a checkpoint, or beside the folders of several (`KINDS`), and into each config.json where it
+    lies. Other folders are left alone."""
     folder = Path(folder)
-    for file in sorted(folder.glob("config.json")) + sorted(folder.glob("*/config.json")):
+    for file in (place / "config.json" for place in (folder, *(folder / kind for kind in KINDS))):
+        if not file.is_file():
+            continue
         kind, config = _kind_of(file)
         name = KINDS[kind].name
         classes = dict.fromkeys(KINDS[kind].auto_classes, f"modeling_{kind}.{name}")
@@ -317,6 +333,10 @@ def _upload(folder: Path, repo_id: str, private, token, options: dict) -> str:
 
     api = HfApi(token=token, library_name="gaze_vlm", library_version=__version__)
     api.create_repo(repo_id, private=private, exist_ok=True)
+    if options.get("revision"):
+        api.create_branch(repo_id, branch=options["revision"], exist_ok=True)
+    # weights of before that are in other files would be loaded in place of these
+    options = {"delete_patterns": ["*.safetensors", "*.safetensors.index.json"]} | options
     return str(api.upload_folder(folder_path=folder, repo_id=repo_id, **options))
 
 
@@ -324,7 +344,13 @@ def _upload(folder: Path, repo_id: str, private, token, options: dict) -> str:
 
 
 def _write_card(folder: Path, repo_id: str, facts: CardFacts) -> None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    places = [place / "config.json" for place in (folder, *(folder / kind for kind in KINDS))]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise HubError(
+            f"{repo_id}: an adapter without config.json: its card cannot be written; put a README.md beside it"
+        )
+    config = json.loads(file.read_text(encoding="utf-8"))
     (folder / "README.md").write_text(render_card(config, repo_id, facts), encoding="utf-8")
 
 
@@ -367,8 +393,12 @@ def model_index(result: Result, task: str) -> list:
             metric_value=round(score["interval"]["estimate"], 4),
         )
         for score in result.table["scores"]
-        if score["system"] == first and score["interval"]["estimate"] is not None
+        if score["system"] == first and _is_number(score["interval"]["estimate"])
     ]
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _slug(text: str) -> str:
@@ -386,4 +416,4 @@ def _markdown(scores: Sequence[Mapping]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    return f"{value:.3f}" if _is_number(value) else "undefined"

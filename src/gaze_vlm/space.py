@@ -4,6 +4,7 @@ import atexit
 import html
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -159,7 +160,7 @@ class Gate:
     @staticmethod
     def refusal(scope) -> tuple[int, str] | None:
         """Status and sentence, where a request is refused."""
-        if "/file=" in scope["path"] or "/proxy=" in scope["path"]:
+        if re.search(r"/(?:file|proxy|stream)(?:[=/]|$)", scope["path"], re.IGNORECASE):
             return 403, "This Space serves no files."
         if scope["method"] != "POST":
             return None

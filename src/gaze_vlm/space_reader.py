@@ -25,6 +25,7 @@ from .scanpath import Scanpath, ScanpathError
 EXAMPLES = {"Normal": "normal.jpg", "Large heart, effusion": "cardiomegaly_effusion.jpg"}
 PREDICTED, NONE, GIVEN = GAZE = ("Predicted", "None", "Given")
 MAX_GAZE = 5_000_000  # bytes
+MAX_FIXATIONS = 5_000  # a quarter of an hour of reading, at five a second
 KEPT = 30 * 60  # seconds that an upload stays
 SECONDS = 20  # of one generation at most: a reading has two, a draft and some more where the first has a fault
 PAUSE = 0.15  # seconds between two glimpses of a draft
@@ -202,9 +203,12 @@ def recorded(gaze: str, file: File, film: Film) -> Scanpath | None:
     if path.stat().st_size > MAX_GAZE:
         raise Refused(f"The gaze file is too large (at most {MAX_GAZE / 1e6:.0f} MB).")
     try:
-        return read_gaze(path, film)
+        scanpath = read_gaze(path, film)
     except ScanpathError as error:
         raise Refused(f"The gaze file cannot be read: {str(error).removeprefix(f'{path}: ')}.") from None
+    if len(scanpath) > MAX_FIXATIONS:
+        raise Refused(f"The gaze file has {len(scanpath):,} fixations; {MAX_FIXATIONS:,} can be read.")
+    return scanpath
 
 
 def present(file: dict[str, Any], what: str) -> Path:

@@ -10,6 +10,7 @@ Places are written in thousandths of the image, `<box>x1,y1,x2,y2</box>`; a traj
 what is not exactly an answer is none, with the reason.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -145,12 +146,25 @@ def next_messages(said: Sequence[str], sentence: str | None = None, *, views: in
 
 
 def write_boxes(boxes: Sequence[Box]) -> str:
-    """Boxes one behind the other; "none" if there is none. What lies off the image is cut."""
-    return "".join(f"<box>{','.join(map(_place, box))}</box>" for box in boxes) or NOTHING
+    """Boxes one behind the other; "none" if there is none. What lies off the image is cut.
+
+    Raises:
+        ValueError: naming a box that has no area, as written in whole thousandths.
+    """
+    written = "".join(f"<box>{','.join(map(_place, box))}</box>" for box in boxes) or NOTHING
+    if (parsed := parse_boxes(written)).value is None:
+        raise ValueError(parsed.reason)
+    return written
 
 
 def write_trajectory(steps: Sequence[Step]) -> str:
-    """x, y and dwell of each step. What lies off the image is moved to its edge."""
+    """x, y and dwell of each step. What lies off the image is moved to its edge.
+
+    Raises:
+        ValueError: if there is no step.
+    """
+    if not steps:
+        raise ValueError("a trajectory has at least one step")
     written = (f"{_place(x)},{_place(y)},{max(0, round(seconds * TICKS))}" for x, y, seconds in steps)
     return f"<gaze>{';'.join(written)}</gaze>"
 
@@ -175,8 +189,8 @@ def parse_text(answer: str) -> Parsed:
 
 def parse_boxes(answer: str) -> Parsed:
     """A list of boxes (x1, y1, x2, y2) in 0..1, x1 < x2 and y1 < y2; an empty list for "none"."""
-    text = "".join(answer.split())
-    if text.lower().rstrip(".") == NOTHING:
+    text = _joined(answer)
+    if text.lower().removesuffix(".") == NOTHING:
         return Parsed([])
     found, end = [], 0
     for match in _BOX.finditer(text):
@@ -187,16 +201,16 @@ def parse_boxes(answer: str) -> Parsed:
     if end != len(text) or not found:
         return Parsed(None, f"no box at {text[end : end + 40]!r}")
     for x1, y1, x2, y2 in found:
-        if max(x1, y1, x2, y2) > 1:
-            return Parsed(None, f"{write_boxes([(x1, y1, x2, y2)])} lies off the image")
-        if x1 >= x2 or y1 >= y2:
-            return Parsed(None, f"{write_boxes([(x1, y1, x2, y2)])} has no area")
+        problem = "lies off the image" if max(x1, y1, x2, y2) > 1 else "has no area"
+        if x1 >= x2 or y1 >= y2 or max(x2, y2) > 1:
+            numbers = ",".join(str(round(edge * PLACES)) for edge in (x1, y1, x2, y2))
+            return Parsed(None, f"<box>{numbers}</box> {problem}")
     return Parsed(found)
 
 
 def parse_trajectory(answer: str) -> Parsed:
     """A list of steps: x and y in 0..1, dwell in seconds; at most `MAX_STEPS`."""
-    text = "".join(answer.split())
+    text = _joined(answer)
     inner = re.fullmatch(r"<gaze>(.*)</gaze>", text)
     if not inner:
         return Parsed(None, f"no <gaze>...</gaze> but {text[:40]!r}")
@@ -217,7 +231,7 @@ def parse_trajectory(answer: str) -> Parsed:
 
 def parse_order(answer: str, count: int) -> Parsed:
     """A permutation of 0..count-1, as `order_messages` takes it."""
-    numbers = [part.strip().rstrip(".") for part in answer.split(",", MAX_STEPS)]
+    numbers = [part.strip().removesuffix(".") for part in answer.split(",", MAX_STEPS)]
     if not all(_NUMBER.fullmatch(number) for number in numbers):
         return Parsed(None, f"no numbers between commas but {_line(answer)[:40]!r}")
     order = [int(number) - 1 for number in numbers]
@@ -237,9 +251,16 @@ def _messages(text: str, views: int, answer: str | None) -> list[dict]:
     return messages
 
 
+def _joined(answer: str) -> str:
+    """Without the blanks around marks that tokenizers put there; those within a number or a word stay."""
+    return re.sub(r"\s*([,;<>])\s*", r"\1", answer.strip())
+
+
 def _line(text: str) -> str:
     return " ".join(text.split())
 
 
 def _place(value: float) -> str:
+    if math.isnan(value):
+        raise ValueError("a place is no number")
     return str(round(min(max(value, 0.0), 1.0) * PLACES))

@@ -175,6 +175,30 @@ def test_films_of_a_study_go_together_frontal_first(make_rows, make_row):
     assert len(sft(rows)) == 4
 
 
+def test_a_film_of_several_readers_is_shown_once(make_rows, make_row):
+    rows = make_rows(
+        make_row(0, study_id="s1", view="PA", image_id="a", patient_id="p", scanpath=None),
+        make_row(1, study_id="s1", view="PA", image_id="a", patient_id="p"),
+        make_row(2, study_id="s1", view="LATERAL", image_id="b", patient_id="p", scanpath=None),
+    )
+    (item,) = sft(rows, views="study").items["report"]
+    assert item.films == (1, 2)
+
+
+def test_a_report_counts_once_and_with_given_gaze_once_a_reader(make_rows, make_row):
+    report = make_row(0)["report"]
+    film = {"image_id": "a", "patient_id": "p", "study_id": "s", "report": report}
+    asked = [make_row(n, **film, scanpath=None, question=f"{n}?", answer="yes") for n in range(2, 6)]
+    rows = make_rows(make_row(0, **film), make_row(1, **film), *asked, make_row(6, scanpath=None))
+    tasks = {"report": 1, "vqa": 1}
+    given, none = sft(rows, tasks=tasks, gaze={"given": 1, "none": 1}), sft(rows, tasks=tasks, gaze={"none": 1})
+    assert [item.row for item in given.items["report"]] == [0, 1, 6]
+    assert [item.row for item in none.items["report"]] == [0, 6]
+    assert len(given.items["vqa"]) == len(none.items["vqa"]) == 4
+    other = make_rows(make_row(0, **film), make_row(1, **film | {"report": make_row(5, report=REPORT)["report"]}))
+    assert len(sft(other, gaze={"none": 1}).items["report"]) == len({str(report), str(REPORT)})
+
+
 def test_reports_without_films_stand_beside_films_of_other_patients(make_rows, make_row):
     findings = [{"name": "Pleural Effusion", "certainty": 1.0, "label": None, "grade": None}]
     films = make_rows(*(make_row(n, findings=findings) for n in range(8)), *(make_row(n) for n in range(8, 12)))
@@ -259,6 +283,16 @@ def test_a_cut_that_loses_an_image_is_an_error(make_rows, vlm_processor):
     whole = GazeVLMCollator(vlm_processor, completion_only_loss=True)([dict(sample)])["input_ids"]
     cut = GazeVLMCollator(vlm_processor, max_length=whole.shape[1] - 2, completion_only_loss=True)([dict(sample)])
     assert cut["input_ids"].tolist() == whole[:, :-2].tolist()
+
+
+def test_a_cut_that_loses_an_answer_is_an_error(make_rows, vlm_processor):
+    sample = sft(make_rows(1)).draw(0)
+    batch = GazeVLMCollator(vlm_processor, completion_only_loss=True)([dict(sample)])
+    before = int((batch["labels"][0] != -100).int().argmax())
+    with pytest.raises(ValueError, match=rf"sample 0: max_length={before} leaves nothing of its answer"):
+        GazeVLMCollator(vlm_processor, max_length=before, completion_only_loss=True)([dict(sample)])
+    cut = GazeVLMCollator(vlm_processor, max_length=before + 1, completion_only_loss=True)([dict(sample)])
+    assert (cut["labels"] != -100).sum() == 1
 
 
 def test_tasks_are_scored_by_what_their_answers_mean(make_rows, make_row, vlm, vlm_processor, monkeypatch):

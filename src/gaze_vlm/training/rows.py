@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations, product
+from itertools import combinations, combinations_with_replacement, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +54,8 @@ def load_rows(
     )
 
 
-def check_apart(sources: Sequence[str], loaded: Sequence[Splits], fix: str) -> None:
-    """No patient stands in one split of one source and in another split of another.
+def check_apart(sources: Sequence[str], loaded: Sequence[Splits], fix: str, *, within: bool = False) -> None:
+    """No patient stands in one split of one source and in another split of another, with `within` nor in the same.
 
     What a single source shares between its splits is its builder's to tell (`ReleaseBuilder.checks`).
 
@@ -75,15 +75,16 @@ def check_apart(sources: Sequence[str], loaded: Sequence[Splits], fix: str) -> N
     shared = {
         name: (one, first, other, second)
         for name, known in sorted(homes.items())
-        for one, other in combinations(known, 2)
+        for one, other in (combinations_with_replacement if within else combinations)(known, 2)
         for first, second in product(known[one], known[other])
         if first != second
     }
     if shared:
         name, (one, first, other, second) = next(iter(shared.items()))
+        where = "both" if within else "different splits"
         raise DataError(
-            f"{len(shared):,} patients (images, where no patient is known) stand in different splits: {name} in {one} "
-            f"of {first} and in {other} of {second}; {fix}"
+            f"{len(shared):,} patients (images, where no patient is known) stand in {where}: "
+            f"{name} in {one} of {first} and in {other} of {second}; {fix}"
         )
 
 

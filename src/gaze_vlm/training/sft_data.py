@@ -152,7 +152,10 @@ class SftRows(DrawnRows):
         return recorded.to_array() if len(recorded) else None
 
     def _studies(self, imaged: list[bool], views: str, max_views: int) -> list[tuple[list[int], tuple[int, ...]]]:
-        """Numbers of the rows that belong together, and of their films in the order in which they are shown."""
+        """Numbers of the rows that belong together, and of their films in the order in which they are shown.
+
+        A film that several rows are about is shown once, as one with gaze if there is one.
+        """
         studies: dict[str, list[int]] = {}
         for number, row in enumerate(self.shown):
             if imaged[number]:
@@ -162,14 +165,31 @@ class SftRows(DrawnRows):
             sorted(numbers, key=lambda number: FRONTAL.get(self.shown[number]["view"] or "", len(FRONTAL)))
             for numbers in studies.values()
         ]
-        return [(numbers, tuple(numbers[:max_views])) for numbers in ordered]
+        return [(numbers, self._films_of(numbers)[:max_views]) for numbers in ordered]
+
+    def _films_of(self, numbers: list[int]) -> tuple[int, ...]:
+        films: dict[str, int] = {}
+        for number in numbers:
+            name = self.shown[number]["image_id"] or f"row {number}"
+            if name not in films or (self.given[films[name]] is None and self.given[number] is not None):
+                films[name] = number
+        return tuple(films.values())
 
     def _reports(self, studies, sections) -> Iterator[Item]:
+        """A report once for each of its films, not for each row that carries it; with the gaze of each of its readers
+        where gaze is given."""
+        reports: dict[tuple, list[Item]] = {}
         for numbers, films in studies:
             texts = {number: join_report(self.rows[number]["report"], sections) for number in numbers}
             reported = next((number for number in numbers if texts[number]), None)
             if reported is not None:
-                yield Item("report", reported, films, texts[reported])
+                names = tuple(self.shown[film]["image_id"] or f"row {film}" for film in films)
+                reports.setdefault((names, texts[reported]), []).append(
+                    Item("report", reported, films, texts[reported])
+                )
+        for items in reports.values():
+            read = [item for item in items if any(self.given[film] is not None for film in item.films)]
+            yield from (read if "given" in self.gaze and read else items[:1])
 
     def _matched_reports(self) -> Iterator[Item]:
         for number, text in zip(self.matched.numbers, self.matched.texts, strict=True):
@@ -357,7 +377,8 @@ class GazeVLMCollator(DataCollatorForVisionLanguageModeling):
     one row an image; all False for an image without gaze. Labels are those of the answer.
 
     Raises:
-        ValueError: if a sample has more or fewer scanpaths than films, or `max_length` cuts off an image.
+        ValueError: if a sample has more or fewer scanpaths than films, or `max_length` cuts off an image or all of an
+            answer.
     """
 
     def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
@@ -378,6 +399,12 @@ class GazeVLMCollator(DataCollatorForVisionLanguageModeling):
                 raise ValueError(
                     f"sample {number}: max_length={self.max_length} cuts its {count} images of "
                     f"{self.processor.num_image_tokens} tokens each down to {tokens} tokens; raise it, or leave it out"
+                )
+        for number, answered in enumerate((batch["labels"] != -100).any(1).tolist()):
+            if not answered:
+                raise ValueError(
+                    f"sample {number}: max_length={self.max_length} leaves nothing of its answer; raise it, or leave "
+                    "it out"
                 )
         batch["fixations"], batch["fixation_mask"] = pad_fixations(scanpaths)
         return batch

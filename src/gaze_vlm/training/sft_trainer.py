@@ -14,7 +14,7 @@ from transformers import EvalPrediction
 from trl import SFTConfig, SFTTrainer
 
 from ..findings import FINDINGS
-from ..hub import forget_folder
+from ..hub import forget_folder, public_name
 from ..labeler import label
 from ..metrics.reports import label_f1
 from ..metrics.vqa import exact_match
@@ -184,7 +184,7 @@ class GazeSFTTrainer(SFTTrainer):
         base = ""
         if isinstance(self.model, PeftModel):
             name = self.model.peft_config["default"].base_model_name_or_path or ""
-            base = f"base_model: {Path(name).name if Path(name).exists() else name}\n"
+            base = f"base_model: {public_name(name)}\n"
         card = CARD.format(
             library="peft" if base else "transformers",
             base=base,

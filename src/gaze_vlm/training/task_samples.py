@@ -88,10 +88,18 @@ def _grounded(row: dict) -> Iterator[Draw]:
     for box in row["boxes"] or ():
         name = (box["phrase"] or box["name"] or "").strip()
         cut = [min(max(float(edge), 0.0), 1.0) for edge in box["box"]]
-        if name and name not in NO_PHRASE and parse_boxes(write_boxes([cut])).value:  # wide enough to be written
+        if name and name not in NO_PHRASE and _has_area(cut):
             phrases.setdefault(name if box["phrase"] else name.lower(), []).append(tuple(cut))
     for phrase, boxes in phrases.items():
         yield partial(grounding, phrase, boxes)
+
+
+def _has_area(box: Sequence[float]) -> bool:
+    """Is it wide enough to be written?"""
+    try:
+        return bool(write_boxes([box]))
+    except ValueError:
+        return False
 
 
 def grounding(phrase: str, boxes: Sequence[Box], rng: random.Random, views: int) -> Sample:
