@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gaze_vlm.metrics._numbers import known_mean, ratio
+from gaze_vlm.metrics._ranks import ranks
 
 
 class ThresholdScores(NamedTuple):
@@ -42,7 +43,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     labels, scores = _checked(labels, scores)
     positives = labels.sum(axis=0)
     negatives = len(labels) - positives
-    rank_sums = np.array([_ranks(column)[positive].sum() for column, positive in zip(scores.T, labels.T, strict=True)])
+    rank_sums = np.array([ranks(column)[positive].sum() for column, positive in zip(scores.T, labels.T, strict=True)])
     wins = rank_sums - positives * (positives + 1) / 2
     return ratio(wins, positives * negatives)
 
@@ -186,10 +187,3 @@ def _calls(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     end = np.minimum.accumulate(np.where(last, row, len(scores))[::-1], axis=0)[::-1]
     hits = np.cumsum(np.take_along_axis(labels, order, axis=0), axis=0)
     return np.take_along_axis(hits, end, axis=0), end + 1
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing their mean rank."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[group]
