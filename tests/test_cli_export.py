@@ -114,7 +114,9 @@ def test_what_was_signed_off_is_exported(run, signed, dicom_film, tmp_path):
     assert resource["status"] == "final"
     assert resource["conclusion"].startswith("Naïve reading.")
     status, _, err = run("export", signed, "--out", out)
-    assert (status, "already there" in err) == (2, True)
+    assert (status, "already there; pass --overwrite to replace it" in err) == (2, True)
+    (out / "report.fhir.json").unlink()
+    assert "report.sr.dcm: already there; pass --overwrite to remove it" in run("export", signed, "--out", out)[2]
     assert run("export", signed, "--out", out, "--overwrite")[0] == 0
     assert [file.name for file in out.iterdir()] == ["report.fhir.json"]  # the old structured report is gone
 

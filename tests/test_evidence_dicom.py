@@ -387,6 +387,15 @@ def test_broken_bytes_are_refused_without_a_warning(bundle, source, old, new, re
     assert not recwarn.list
 
 
+def test_a_broken_element_that_no_report_needs_does_not_matter(bundle, source):
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    tag = Tag(0x0018, 0x1150)  # ExposureTime
+    source[tag] = RawDataElement(tag, "FD", 4, b"\0\0\0\0", 0, False, True)
+    assert sr_text(to_dicom_sr(bundle, source)) == REPORT
+
+
 def test_nothing_warns_of_a_patients_name(bundle, source, recwarn):
     source.PatientName = "Bono"
     assert to_dicom_sr(bundle, source).PatientName == "Bono"

@@ -233,6 +233,16 @@ def test_what_leaves_no_room_for_a_listed_finding_contradicts_it(listed, report,
         assert flags[0]["message"] == f"Sentence 1 leaves no room for {listed} (0.90), which is listed."
 
 
+def test_each_finding_that_a_denial_leaves_no_room_for_is_flagged():
+    found = [record(name, 0.9, True) for name in ("Pneumonia", "Consolidation", "Lung Opacity", "Pleural Effusion")]
+    for order in (found, found[::-1]):
+        flags = link("Normal chest. No focal consolidation.", order).flags
+        told = [
+            {flag["finding"] for flag in flags if flag["sentence"] == number and flag["finding"]} for number in (0, 1)
+        ]
+        assert told == [{one["name"] for one in found}, {"Pneumonia", "Consolidation"}]
+
+
 def test_regions_that_no_fixation_reaches_are_flagged_only_with_gaze():
     found = [record("Pleural Effusion", 0.9, True, ANGLE)]
     bundle = link("Left pleural effusion. No right pleural effusion.", found, path((0.3, 0.2)))

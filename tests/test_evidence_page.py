@@ -146,6 +146,18 @@ def test_words_that_are_no_longer_said_rest_on_nothing(bundle, open_page):
     assert page.locator("#sentences li:nth-child(2) .flag").is_visible()
 
 
+@pytest.mark.parametrize("name", ["A = B", "A\\B", " ^ "])
+def test_who_signs_has_a_name_that_dicom_can_hold(bundle, open_page, name):
+    page = open_page(bundle)
+    for number in (1, 2, 3):
+        page.click(f"[aria-label='Accept sentence {number}']")
+    page.fill("#reviewer", name)
+    assert page.is_disabled("#sign")
+    assert "without = and" in page.inner_text("#progress")
+    page.fill("#reviewer", "R" * 80)
+    assert len(page.input_value("#reviewer")) <= 80 and page.get_attribute("#reviewer", "maxlength") == "63"
+
+
 def test_who_signed_before_is_not_proposed_as_who_signs_now(bundle, open_page):
     before = bundle
     for number in range(3):

@@ -250,6 +250,34 @@ def test_a_base_goes_by_its_name_wherever_it_lies(tmp_path, base):
         assert json.loads(file.read_text()) == {"base_model_name_or_path": left}
 
 
+def test_a_card_keeps_its_words_and_loses_every_path(tmp_path, monkeypatch):
+    from gaze_vlm.hub import forget_folder
+
+    monkeypatch.chdir(tmp_path)
+    file, card = tmp_path / "adapter_config.json", tmp_path / "README.md"
+    for base, written, left in (
+        (".", "license: apache-2.0. See https://x.org", "license: apache-2.0. See https://x.org"),
+        ("/home/x/vlm/", "of /home/x/vlm, /home/x/vlm/checkpoint-3", "of vlm, vlm/checkpoint-3"),
+        ("/home/x/vlm", "not /home/x/vlm2", "not /home/x/vlm2"),
+    ):
+        file.write_text(json.dumps({"base_model_name_or_path": base}))
+        card.write_text(written)
+        forget_folder(file)
+        assert card.read_text() == left
+        assert json.loads(file.read_text())["base_model_name_or_path"] == (tmp_path.name if base == "." else "vlm")
+
+
+def test_only_weights_that_would_be_loaded_in_place_of_these_are_removed(tmp_path):
+    from gaze_vlm.hub import _stale
+
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "gaze_classifier").mkdir()
+    (tmp_path / "gaze_classifier" / "model-00001-of-00002.safetensors").touch()
+    known = ["config.json", "model.safetensors", "model-00001-of-00003.safetensors", "model.safetensors.index.json"]
+    known += ["adapter_model.safetensors", "scanpath_predictor/model.safetensors", "gaze_classifier/model.safetensors"]
+    assert _stale(known, tmp_path) == [*known[2:4], known[-1]]
+
+
 def test_other_folders_beside_a_checkpoint_are_left_alone(tiny_bundle, tmp_path):
     from gaze_vlm.hub import add_code
 
@@ -343,9 +371,13 @@ def test_options_of_an_upload_are_passed_on_and_its_branch_is_made(tiny_bundle, 
     asked = []
     for name in ("create_repo", "create_branch", "upload_folder"):
         monkeypatch.setattr(HfApi, name, lambda self, *args, _name=name, **options: asked.append((_name, options)))
+    monkeypatch.setattr(HfApi, "list_repo_files", lambda *args, **options: [])
     model = GazeClassifier.from_pretrained(tiny_bundle / "gaze_classifier")
     model.push_to_hub(NAME, private=True, revision="next", commit_description="Why.")
     assert [name for name, _ in asked] == ["create_repo", "create_branch", "upload_folder"]
+    for other in ({"revision": "refs/pr/3"}, {"revision": "main", "create_pr": True}):
+        model.push_to_hub(NAME, **other)
+    assert [name for name, _ in asked].count("create_branch") == 1
     assert asked[0][1]["private"] and asked[1][1]["branch"] == "next"
     assert (asked[2][1]["revision"], asked[2][1]["commit_description"]) == ("next", "Why.")
 

@@ -224,6 +224,8 @@ def test_blanks_that_a_tokenizer_puts_around_marks_do_not_count():
         (0.1, 0.2, 0.3, 0.4),
         (0.001, 0.002, 0.003, 0.004),
     ]
+    assert parse_boxes("< box >1,2,3,4< / box >").value == [(0.001, 0.002, 0.003, 0.004)]
+    assert parse_boxes("none .").value == []
     assert parse_trajectory("<gaze> 100, 200, 30 ; 1,2,3 </gaze> ").value == [(0.1, 0.2, 0.3), (0.001, 0.002, 0.03)]
 
 

@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Out = Annotated[
     Path | None, typer.Option(help="Folder for pictures and evidence, one folder an image.", show_default=False)
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace or remove what is already in --out.")]
 
 
 class OutputError(ValueError):
@@ -113,9 +113,10 @@ def write(
 ) -> None:
     """Write files by name, all or none when one is already there; of `stale` what is there and not written again is
     removed, for it was of something else."""
-    existing = [folder / name for name in {**files, **dict.fromkeys(stale)} if (folder / name).exists()]
+    existing = [name for name in {**files, **dict.fromkeys(stale)} if (folder / name).exists()]
     if existing and not overwrite:
-        raise OutputError(f"{existing[0]}: already there; pass --overwrite to replace it")
+        fate = "replace" if existing[0] in files else "remove"
+        raise OutputError(f"{folder / existing[0]}: already there; pass --overwrite to {fate} it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in set(stale) - files.keys():

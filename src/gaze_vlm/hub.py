@@ -5,6 +5,7 @@ Who has the package loads it with `AutoModel.from_pretrained(name)` after `impor
 others are folders in it, as `--model` reads them.
 """
 
+import glob
 import json
 import math
 import re
@@ -12,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from huggingface_hub.utils import validate_repo_id
 
@@ -243,8 +244,9 @@ def gather(source: str | Path, folder: str | Path, repo_id: str, card: CardFacts
 
 def public_name(model: str) -> str:
     """A model's name on the Hub, or that of its folder, whether it lies on this machine or another; never a path."""
-    is_folder = Path(model).exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model)
-    return PureWindowsPath(model).name if is_folder else model
+    if model and Path(model).exists():
+        return Path(model).resolve().name
+    return model if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model) else PureWindowsPath(model).name
 
 
 def forget_folder(adapter_config: str | Path) -> None:
@@ -256,8 +258,10 @@ def forget_folder(adapter_config: str | Path) -> None:
     if base and (name := public_name(base)) != base:
         card = adapter_config.with_name("README.md")
         _put(adapter_config, settings | {"base_model_name_or_path": name})
-        if card.is_file():
-            card.write_text(card.read_text(encoding="utf-8").replace(base, name), encoding="utf-8")
+        if card.is_file() and ("/" in base or "\\" in base):
+            place = rf"(?<![\w./-]){re.escape(base.rstrip('/' + chr(92)))}(?![\w-])"
+            text = re.sub(place, lambda _: name, card.read_text(encoding="utf-8"))
+            card.write_text(text, encoding="utf-8")
 
 
 def add_code(folder: str | Path) -> None:
@@ -333,11 +337,26 @@ def _upload(folder: Path, repo_id: str, private, token, options: dict) -> str:
 
     api = HfApi(token=token, library_name="gaze_vlm", library_version=__version__)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    if options.get("revision"):
-        api.create_branch(repo_id, branch=options["revision"], exist_ok=True)
-    # weights of before that are in other files would be loaded in place of these
-    options = {"delete_patterns": ["*.safetensors", "*.safetensors.index.json"]} | options
+    revision = options.get("revision")
+    if revision and not revision.startswith("refs/pr") and not options.get("create_pr"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    known = api.list_repo_files(repo_id, revision=revision)
+    options = {"delete_patterns": [glob.escape(name) for name in _stale(known, folder)]} | options
     return str(api.upload_folder(folder_path=folder, repo_id=repo_id, **options))
+
+
+def _stale(known: Sequence[str], folder: Path) -> list[str]:
+    """Weights of before, beside those in the folder, that would be loaded in their place: other shards, or one
+    file."""
+
+    def kind(name: str) -> tuple[str, str]:  # where it lies, and whether of a model or an adapter
+        path = PurePosixPath(name)
+        return str(path.parent), re.split("[-.]", path.name)[0]
+
+    new = {file.relative_to(folder).as_posix() for file in folder.rglob("*.safetensors*")}
+    kinds = set(map(kind, new))
+    weights = (name for name in known if name.endswith((".safetensors", ".safetensors.index.json")))
+    return [name for name in weights if name not in new and kind(name) in kinds]
 
 
 # ---- the card

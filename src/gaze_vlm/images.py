@@ -339,9 +339,7 @@ def _read_dicom(data: bytes) -> tuple[np.ndarray, str | None]:
         pixels = _render(stored, ds) if stored.ndim == 2 else np.array(_grey(Image.fromarray(stored)))
         words = str(ds.get("ViewPosition") or "").upper().split()
         view = " ".join(words) if words and _VIEW_WORDS.issuperset(words) else None
-        if not _is_lateral(view):
-            _check_orientation(ds.get("PatientOrientation"))
-        return pixels, view
+        return pixels, view if _is_lateral(view) else _oriented(view, ds.get("PatientOrientation"))
 
 
 def _parse(data: bytes) -> Any:
@@ -411,14 +409,17 @@ def _is_lateral(view: str | None) -> bool:
     return bool(words) and not words & {"PA", "AP"}
 
 
-def _check_orientation(orientation: Any) -> None:
-    """Rows run to the patient's left and columns to the feet, or the file does not say: left is never guessed."""
-    towards = (
-        [str(one) for one in orientation] if isinstance(orientation, MutableSequence) else [str(orientation or "")]
-    )
+def _oriented(view: str | None, orientation: Any) -> str | None:
+    """The view of a film whose rows run to the patient's left and columns to the feet, or which does not say; a
+    lateral one where rows run to the front or the back. Left is never guessed."""
+    given = orientation if isinstance(orientation, MutableSequence) else [orientation or ""]
+    towards = [str(one) for one in given]
+    if len(towards) == 2 and towards[0][:1] in ("A", "P"):
+        return "LATERAL"
     if any(towards) and [one[:1] for one in towards] != ["L", "F"]:
         named = "\\".join(towards) if all(re.fullmatch("[A-Z]{1,3}", one) for one in towards) else "an unknown term"
         raise ImageError(f"DICOM patient orientation is {named}, L\\F is expected of a frontal film")
+    return view
 
 
 def _decode(ds: Any) -> np.ndarray:

@@ -190,7 +190,7 @@ def parse_text(answer: str) -> Parsed:
 def parse_boxes(answer: str) -> Parsed:
     """A list of boxes (x1, y1, x2, y2) in 0..1, x1 < x2 and y1 < y2; an empty list for "none"."""
     text = _joined(answer)
-    if text.lower().removesuffix(".") == NOTHING:
+    if text.lower().removesuffix(".").rstrip() == NOTHING:
         return Parsed([])
     found, end = [], 0
     for match in _BOX.finditer(text):
@@ -253,7 +253,7 @@ def _messages(text: str, views: int, answer: str | None) -> list[dict]:
 
 def _joined(answer: str) -> str:
     """Without the blanks around marks that tokenizers put there; those within a number or a word stay."""
-    return re.sub(r"\s*([,;<>])\s*", r"\1", answer.strip())
+    return re.sub(r"\s*([,;<>/])\s*", r"\1", answer.strip())
 
 
 def _line(text: str) -> str:

@@ -199,6 +199,16 @@ def test_a_report_counts_once_and_with_given_gaze_once_a_reader(make_rows, make_
     assert len(sft(other, gaze={"none": 1}).items["report"]) == len({str(report), str(REPORT)})
 
 
+def test_labels_are_asked_once_of_a_film_of_several_readers(make_rows, make_row):
+    findings = [{"name": "Pleural Effusion", "certainty": 1.0, "label": None, "grade": None}]
+    film = {"image_id": "a", "patient_id": "p", "study_id": "s", "view": "PA", "findings": findings}
+    rows = [make_row(number, **film) for number in range(3)]
+    options = {"tasks": {"vqa": 1}, "gaze": {"none": 1}, "ask_labels": True}
+    alone, read = (sft(make_rows(*rows[:count]), views="study", **options) for count in (1, 3))
+    asked = [one.sample(place).messages[0] for one in (alone, read) for place in range(len(one))]
+    assert len(alone) == len(read) == len(asked) / 2 > 0
+
+
 def test_reports_without_films_stand_beside_films_of_other_patients(make_rows, make_row):
     findings = [{"name": "Pleural Effusion", "certainty": 1.0, "label": None, "grade": None}]
     films = make_rows(*(make_row(n, findings=findings) for n in range(8)), *(make_row(n) for n in range(8, 12)))

@@ -201,13 +201,14 @@ def _check_source(bundle: EvidenceBundle, source: Dataset) -> Dataset:
 
     try:
         source = source[:0x7FE00000]  # a data set of its own, without the pixels
-        list(source.iterall())  # a value is read when it is asked for, and pydicom raises anything on a broken one
+        # a value is read when it is asked for, and pydicom raises anything on a broken one
+        values = {keyword: source.get(keyword) for keyword in (*_NEEDED, *_MAY_BE_EMPTY)}
     except Exception:
         raise _invalid() from None
-    missing = [keyword for keyword in _NEEDED if not source.get(keyword)]
+    missing = [keyword for keyword in _NEEDED if not values[keyword]]
     if missing:
         raise ValueError(f"the DICOM source has no {', '.join(missing)}; a structured report cannot refer to it")
-    *uids, rows, columns = (source[keyword].value for keyword in _NEEDED)
+    *uids, rows, columns = (values[keyword] for keyword in _NEEDED)
     if not all(isinstance(uid, str) and UID(uid).is_valid for uid in uids):
         raise _invalid()
     if not all(isinstance(side, int) for side in (rows, columns)):

@@ -37,7 +37,7 @@ def sentence_flags(
     said: Sequence[Mention],
     regions: Sequence[dict[str, Any]],
     places: Sequence[Sequence[dict[str, Any]]],
-    opinions: Sequence[Opinion | None],
+    opinions: Sequence[Sequence[Opinion]],
     scanpath: Scanpath,
 ) -> list[dict[str, Any]]:
     """Flags of one sentence; what the classifier does not judge gives none, and without gaze nothing is missed.
@@ -49,12 +49,11 @@ def sentence_flags(
         said: its mentions of findings.
         regions: that it rests on.
         places: for each mention the regions that it alone rests on.
-        opinions: one for each mention; for a denial what contradicts it.
+        opinions: for each mention what the classifier says of it, nothing if it does not judge it; for a denial what
+            contradicts it.
     """
     flags = []
-    for mention, opinion in zip(said, opinions, strict=True):
-        if opinion is None:
-            continue
+    for mention, opinion in ((one, its) for one, all_its in zip(said, opinions, strict=True) for its in all_its):
         words = f"{opinion.name} ({opinion.probability:.2f})"
         if denies(mention):
             flags.append(_flag("contradicted", number, opinion.name, f"leaves no room for {words}, which is listed"))

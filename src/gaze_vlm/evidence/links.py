@@ -94,7 +94,7 @@ def link_evidence(
                 source=source,
             )
         )
-        opinions = [_opinion(mention, records) for mention in said]
+        opinions = [_opinions(mention, records) for mention in said]
         flags += sentence_flags(index, said, regions, [_merged([place]) for place in places], opinions, scanpath)
     seen = coverage(scanpath) if len(scanpath) else None
     # a name read from a disk may hold bytes that are no UTF-8, and control characters
@@ -128,15 +128,14 @@ def _frame_record(frame: KeyFrame) -> dict[str, Any]:
     return {**record, "fixations": list(frame.fixations), "box": list(frame.box)}
 
 
-def _opinion(mention: Mention, records: dict[str, dict[str, Any]]) -> Opinion | None:
-    """What the classifier says of a mention's finding, None if it does not judge it; of a denial what it lists all the
-    same, on the side that is named, None if there is nothing."""
-    if denies(mention):
-        listed = (record for record in records.values() if record["present"] and _is_denied(record, mention, records))
-        opinions = (_opinion_of(record, mention) for record in listed)
-        return next((opinion for opinion in opinions if opinion.on_side), None)
-    record = _of(mention, records)
-    return record and _opinion_of(record, mention)
+def _opinions(mention: Mention, records: dict[str, dict[str, Any]]) -> list[Opinion]:
+    """What the classifier says of a mention's finding, if it judges it; of a denial all that it lists nevertheless, on
+    the side that is named."""
+    if not denies(mention):
+        record = _of(mention, records)
+        return [_opinion_of(record, mention)] if record else []
+    listed = [record for record in records.values() if record["present"] and _is_denied(record, mention, records)]
+    return [opinion for record in listed if (opinion := _opinion_of(record, mention)).on_side]
 
 
 def _opinion_of(record: dict[str, Any], mention: Mention) -> Opinion:

@@ -176,8 +176,8 @@ class SftRows(DrawnRows):
         return tuple(films.values())
 
     def _reports(self, studies, sections) -> Iterator[Item]:
-        """A report once for each of its films, not for each row that carries it; with the gaze of each of its readers
-        where gaze is given."""
+        """A report once for its films, not for each row that carries it; where gaze is given and a film stands alone,
+        once for each of its readers."""
         reports: dict[tuple, list[Item]] = {}
         for numbers, films in studies:
             texts = {number: join_report(self.rows[number]["report"], sections) for number in numbers}
@@ -204,9 +204,17 @@ class SftRows(DrawnRows):
                     yield from (Item(task, number, about, ask=ask) for ask in draws_of(task, self.shown[number]))
 
     def _label_questions(self, rows: datasets.Dataset, studies, seed: int) -> Iterator[Item]:
-        shown = {number: films for numbers, films in studies for number in numbers}
+        shown, asked = {number: films for numbers, films in studies for number in numbers}, set()
         for one in label_questions(rows.select_columns(["findings", "view"]), seed):
-            if one.row in shown:
+            if one.row not in shown:
+                continue
+            about = (
+                *(self.shown[film]["image_id"] or f"row {film}" for film in shown[one.row]),
+                one.question,
+                one.answer,
+            )
+            if about not in asked:  # not for each reader of a film again
+                asked.add(about)
                 yield Item("vqa", one.row, shown[one.row], ask=partial(question, one.question, one.answer))
 
     def _check(self) -> None:
