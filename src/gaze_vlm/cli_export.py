@@ -101,5 +101,5 @@ def _header(data: bytes):
         return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
     except InvalidDicomError:
         raise ValueError("no DICOM file, which a structured report needs") from None
-    except Exception:  # as above
+    except Exception:  # pydicom raises anything on broken bytes
         raise ValueError("broken DICOM file, it cannot be read") from None

@@ -113,7 +113,7 @@ def write(
 ) -> None:
     """Write files by name, all or none when one is already there; of `stale` what is there and not written again is
     removed, for it was of something else."""
-    existing = [name for name in {**files, **dict.fromkeys(stale)} if (folder / name).exists()]
+    existing = [name for name in (*files, *stale) if (folder / name).exists()]
     if existing and not overwrite:
         fate = "replace" if existing[0] in files else "remove"
         raise OutputError(f"{folder / existing[0]}: already there; pass --overwrite to {fate} it")

@@ -426,6 +426,26 @@ READING_ORDER: tuple[Stage, ...] = (
 )
 """The ABCDEF search of a chest film. Each region has one stage (`Region.stage`); F looks again where devices lie."""
 
+HEIGHT_WORDS: dict[str, re.Pattern[str]] = {
+    "upper": re.compile(r"\b(?:upper|(?:bi)?apical|apex|apices|clavicle)", re.IGNORECASE),
+    "mid": re.compile(r"\b(?:mid\b|middle|lingula|(?:peri)?hil(?:ar|um))", re.IGNORECASE),
+    "lower": re.compile(r"\b(?:lower|base|basal|basilar|bibas|costophrenic)", re.IGNORECASE),
+}
+"""Height of the lung -> how a sentence names it."""
+
+HEIGHT_OF: dict[str, str] = {
+    **dict.fromkeys(("upper lung zone", "clavicle"), "upper"),
+    **dict.fromkeys(("mid lung zone", "hilar structures"), "mid"),
+    **dict.fromkeys(("lower lung zone", "costophrenic angle"), "lower"),
+}
+"""Region `without_side` -> the height that it lies at."""
+
+
+def without_side(region: str) -> str:
+    """A region's name without "left" or "right" in front."""
+    return re.sub("^(?:left|right) ", "", region)
+
+
 STAGE_WORDS: dict[str, re.Pattern[str]] = {
     letter: re.compile(rf"\b(?:{words})", re.IGNORECASE)
     for letter, words in {

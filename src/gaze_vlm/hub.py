@@ -268,9 +268,7 @@ def add_code(folder: str | Path) -> None:
     """Put the code beside a checkpoint, or beside the folders of several (`KINDS`), and into each config.json where it
     lies. Other folders are left alone."""
     folder = Path(folder)
-    for file in (place / "config.json" for place in (folder, *(folder / kind for kind in KINDS))):
-        if not file.is_file():
-            continue
+    for file in _configs(folder):
         kind, config = _kind_of(file)
         name = KINDS[kind].name
         classes = dict.fromkeys(KINDS[kind].auto_classes, f"modeling_{kind}.{name}")
@@ -282,6 +280,12 @@ def add_code(folder: str | Path) -> None:
             _put(processor, known | {"auto_map": {"AutoProcessor": f"processing_{kind}.{name}Processor"}})
         for code in _code_of(kind):
             shutil.copy(code, folder / code.name)
+
+
+def _configs(folder: Path) -> list[Path]:
+    """Each config.json of a checkpoint, or of several in their folders."""
+    places = (folder, *(folder / kind for kind in KINDS))
+    return [place / "config.json" for place in places if (place / "config.json").is_file()]
 
 
 def _kind_of(file: Path) -> tuple[str, dict]:
@@ -363,13 +367,11 @@ def _stale(known: Sequence[str], folder: Path) -> list[str]:
 
 
 def _write_card(folder: Path, repo_id: str, facts: CardFacts) -> None:
-    places = [place / "config.json" for place in (folder, *(folder / kind for kind in KINDS))]
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
+    if not (files := _configs(folder)):
         raise HubError(
             f"{repo_id}: an adapter without config.json: its card cannot be written; put a README.md beside it"
         )
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = json.loads(files[0].read_text(encoding="utf-8"))
     (folder / "README.md").write_text(render_card(config, repo_id, facts), encoding="utf-8")
 
 

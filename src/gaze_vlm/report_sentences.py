@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .findings import FINER_FINDINGS, implied
+from .findings import FINER_FINDINGS, HEIGHT_OF, HEIGHT_WORDS, implied, without_side
 from .labeler import Side, label, sentences
 
 Box = tuple[float, float, float, float]
@@ -129,7 +129,7 @@ def phrase(keyword: Keyword, said: tuple[str, ...]) -> str:
     noun, verb = _numbered(_pick(_NOUNS[keyword.finding], *key, "noun"), is_both)
     sign, verb = _numbered(SIGNS[said], is_both) if said in SIGNS else ("", verb)
     if keyword.region:
-        stem = re.sub("^(?:left|right) ", "", keyword.region)
+        stem = without_side(keyword.region)
         place = (_PLACES | _OWN_PLACES.get(keyword.finding, {}))[stem]
         place = place.format("both" if is_both else f"the {keyword.side}" if keyword.side else "the")
         place += "s" if is_both and not place.endswith("s") else ""
@@ -169,19 +169,13 @@ _SIDES = {
         r"\b(?:both|bilateral|bi(?:bas|apic)|sides|bases|apices|lungs|zones|lobes|fields|angles|clavicles|regions|walls|portions|areas)"
     ),
 }
-_HEIGHTS = {
-    "upper": re.compile(r"\b(?:upper|(?:bi)?apical|apex|apices|clavicle)"),
-    "mid": re.compile(r"\b(?:mid\b|middle|lingula|(?:peri)?hil(?:ar|um))"),
-    "lower": re.compile(r"\b(?:lower|base|basal|basilar|bibas|costophrenic)"),
+_PARTS = HEIGHT_WORDS | {
     "middle": re.compile(r"\b(?:retrocardiac|behind|mediastin|trachea|spine|heart|cardiac|silhouette)"),
     "wall": re.compile(r"\b(?:walls?|pleura)\b"),
 }
 # Region without its side -> the words above that mean it.
-_HEIGHT_OF = {
+_PART_OF = HEIGHT_OF | {
     "lung": "wall",
-    **dict.fromkeys(("upper lung zone", "clavicle"), "upper"),
-    **dict.fromkeys(("mid lung zone", "hilar structures"), "mid"),
-    **dict.fromkeys(("lower lung zone", "costophrenic angle"), "lower"),
     **dict.fromkeys(("cardiac silhouette", "upper mediastinum", "trachea"), "middle"),
 }
 
@@ -234,14 +228,14 @@ def says(sentence: str, keyword: Keyword, listed: Collection[str]) -> bool:
         return False
     named = _named(words, _SIDES)
     sides = {"left", "right"} if "both" in named else named
-    return sides in (set(), _sides_of(keyword)) and _heights(words, keyword)
+    return sides in (set(), _sides_of(keyword)) and _parts(words, keyword)
 
 
-def _heights(words: str, keyword: Keyword) -> bool:
+def _parts(words: str, keyword: Keyword) -> bool:
     """Is no other part of the thorax named than the keyword's?"""
-    stem = re.sub("^(?:left|right) ", "", keyword.region or "")
-    allowed = {_HEIGHT_OF.get(stem)} | ({"middle"} if (keyword.finding,) in MIDLINE else set())
-    return _named(words.replace(stem, "") if stem else words, _HEIGHTS) <= allowed
+    stem = without_side(keyword.region or "")
+    allowed = {_PART_OF.get(stem)} | ({"middle"} if (keyword.finding,) in MIDLINE else set())
+    return _named(words.replace(stem, "") if stem else words, _PARTS) <= allowed
 
 
 def _sides_of(keyword: Keyword) -> set[str]:

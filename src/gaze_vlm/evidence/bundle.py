@@ -50,6 +50,11 @@ class EvidenceSentence:
     source: str = "model"
     review: dict[str, str | None] | None = None
 
+    @property
+    def stands(self) -> bool:
+        """Is it in the report in the words that its evidence is about?"""
+        return self.review is None or self.review["status"] == "accepted"
+
 
 @dataclass(frozen=True)
 class EvidenceBundle:
@@ -108,13 +113,12 @@ class EvidenceBundle:
         places = [(f"sentences[{i}]", sentence.regions) for i, sentence in enumerate(self.sentences)]
         places += [(f"findings[{i}]", finding["regions"]) for i, finding in enumerate(self.findings)]
         places += [("coverage", self.coverage["regions"])] if self.coverage else []
-        boxes = [(f"{place}.regions[{i}]", one["box"]) for place, ones in places for i, one in enumerate(ones)]
-        frames = [(f"key_frames[{i}]", frame["box"]) for i, frame in enumerate(self.key_frames)]
-        for place, (x1, y1, x2, y2) in boxes + frames:
+        boxes = [(f"{place}.regions[{i}]", one["box"], False) for place, ones in places for i, one in enumerate(ones)]
+        boxes += [(f"key_frames[{i}]", frame["box"], True) for i, frame in enumerate(self.key_frames)]
+        for place, (x1, y1, x2, y2), may_be_flat in boxes:
             if x1 > x2 or y1 > y2:
                 raise EvidenceError(f"evidence.{place}.box: it ends before it begins")
-        for place, (x1, y1, x2, y2) in boxes:
-            if x1 == x2 or y1 == y2:
+            if not may_be_flat and (x1 == x2 or y1 == y2):
                 raise EvidenceError(f"evidence.{place}.box: it has no area")
 
     def _check_numbers(self, fixations: int) -> None:
@@ -177,6 +181,16 @@ class EvidenceBundle:
         review takes the signature away."""
         signed_at = datetime.now(UTC).isoformat(timespec="seconds") if signed_at is None else signed_at
         return replace(self, sign_off={"reviewer": reviewer, "signed_at": signed_at})
+
+    @property
+    def is_decided(self) -> bool:
+        """Has a person changed or signed the report, so that what the model concluded does not stand beside it?"""
+        return self.sign_off is not None or not all(sentence.stands for sentence in self.sentences)
+
+    @property
+    def conclusions(self) -> list[dict[str, Any]]:
+        """The findings that the model lists, as long as no person has decided."""
+        return [] if self.is_decided else [finding for finding in self.findings if finding["present"]]
 
     @property
     def reviewed_report(self) -> str:

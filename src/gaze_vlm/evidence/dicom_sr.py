@@ -154,11 +154,6 @@ def _own_code(value: str, meaning: str | None = None) -> Code:
     return Code(value, SCHEME, meaning or value)
 
 
-def has_decided(bundle: EvidenceBundle) -> bool:
-    """Has a person changed or signed the report, so that what the model concluded does not stand beside it?"""
-    return bundle.sign_off is not None or not all(map(_stands, bundle.sentences))
-
-
 def _verified(bundle: EvidenceBundle, organization: str | None) -> dict[str, str]:
     """highdicom's arguments for who has verified the report; none if nobody has."""
     if organization is None:
@@ -209,9 +204,8 @@ def _check_source(bundle: EvidenceBundle, source: Dataset) -> Dataset:
     if missing:
         raise ValueError(f"the DICOM source has no {', '.join(missing)}; a structured report cannot refer to it")
     *uids, rows, columns = (values[keyword] for keyword in _NEEDED)
-    if not all(isinstance(uid, str) and UID(uid).is_valid for uid in uids):
-        raise _invalid()
-    if not all(isinstance(side, int) for side in (rows, columns)):
+    are_uids = all(isinstance(uid, str) and UID(uid).is_valid for uid in uids)
+    if not (are_uids and isinstance(rows, int) and isinstance(columns, int)):
         raise _invalid()
     if UID(source.SOPClassUID).type != "SOP Class":
         raise ValueError(f"the DICOM source is of {source.SOPClassUID}, no class of the DICOM standard")
@@ -244,30 +238,23 @@ def _document(bundle: EvidenceBundle, source: Dataset) -> Dataset:
     notice = _text(_code("DCM", "Comment"), bundle.notice)
     signed = _person(bundle.sign_off["reviewer"]) if bundle.sign_off else []
     report = _add(_text(_code("DCM", "Conclusion"), reported_text(bundle)), [_image(source, "INFERRED FROM")])
-    decided = has_decided(bundle)
-    listed = [] if decided else [finding for finding in bundle.findings if finding["present"]]
-    flags = [] if decided else [flag["message"] for flag in bundle.flags]
+    flags = [] if bundle.is_decided else [flag["message"] for flag in bundle.flags]
     sections = (
         (_code("LN", "Conclusions"), [report]),
         (
             _code("LN", "Findings"),
             [item for s in bundle.sentences for item in _sentence(s, bundle, source)],
         ),
-        (_own_code("classifier", "What the classifier found"), [_listed(f, source) for f in listed]),
+        (_own_code("classifier", "What the classifier found"), [_listed(f, source) for f in bundle.conclusions]),
         (_own_code("flags", "Disagreements"), [_text(_code("DCM", "Comment"), message) for message in flags]),
     )
     document = sr.ContainerContentItem(_code("LN", "DiagnosticImagingReport"))
     return _add(document, [*observer, *signed, notice, *(_section(name, items) for name, items in sections if items)])
 
 
-def _stands(sentence: EvidenceSentence) -> bool:
-    """Is it in the report in the words that its evidence is about?"""
-    return sentence.review is None or sentence.review["status"] == "accepted"
-
-
 def _sentence(sentence: EvidenceSentence, bundle: EvidenceBundle, source: Dataset) -> list[Dataset]:
     """The sentence's text with what it rests on; nothing for a rejected one."""
-    if not _stands(sentence):
+    if not sentence.stands:
         edit, reviewer = sentence.review["text"], sentence.review["reviewer"]
         return [_add(_text(_code("DCM", "Finding"), edit), _person(reviewer) if reviewer else [])] if edit else []
     properties = [_presence(finding["name"], finding["status"], "HAS PROPERTIES") for finding in sentence.findings]

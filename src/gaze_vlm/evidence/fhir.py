@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from .bundle import EvidenceBundle
-from .dicom_sr import has_decided, reported_text, standard_code
+from .dicom_sr import reported_text, standard_code
 
 _SYSTEMS = {"SCT": "http://snomed.info/sct", "DCM": "http://dicom.nema.org/resources/ontology/DCM"}
 _UNITS = "http://unitsofmeasure.org"
@@ -46,9 +46,10 @@ def to_fhir(bundle: EvidenceBundle, *, subject: dict[str, str] | None = None) ->
             {"contentType": "text/plain; charset=utf-8", "data": base64.b64encode(text.encode()).decode()}
         ],
     }
-    listed = [] if has_decided(bundle) else [finding for finding in bundle.findings if finding["present"]]
-    if listed:  # what is contained must be referred to: the device by the observations, these by the report
-        observations = [_observation(finding, number) for number, finding in enumerate(listed, start=1)]
+    if (
+        bundle.conclusions
+    ):  # what is contained must be referred to: the device by the observations, these by the report
+        observations = [_observation(finding, number) for number, finding in enumerate(bundle.conclusions, start=1)]
         report["contained"] = [_device(bundle), *observations]
         report["result"] = [{"reference": f"#{observation['id']}"} for observation in observations]
     if subject is not None:

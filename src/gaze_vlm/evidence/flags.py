@@ -53,7 +53,8 @@ def sentence_flags(
             contradicts it.
     """
     flags = []
-    for mention, opinion in ((one, its) for one, all_its in zip(said, opinions, strict=True) for its in all_its):
+    pairs = ((mention, one) for mention, its in zip(said, opinions, strict=True) for one in its)
+    for mention, opinion in pairs:
         words = f"{opinion.name} ({opinion.probability:.2f})"
         if denies(mention):
             flags.append(_flag("contradicted", number, opinion.name, f"leaves no room for {words}, which is listed"))

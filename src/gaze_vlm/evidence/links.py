@@ -14,11 +14,14 @@ from ..findings import (
     FINDING_REGIONS,
     FINDINGS,
     FINER_FINDINGS,
+    HEIGHT_OF,
+    HEIGHT_WORDS,
     NO_FINDING,
     READING_ORDER,
     REGIONS,
     implied,
     regions_at,
+    without_side,
 )
 from ..keyframes import KeyFrame, key_frames, stage_of_text
 from ..labeler import Mention, Side, label, named_side
@@ -153,13 +156,6 @@ def _is_denied(record: dict[str, Any], mention: Mention, records: dict[str, dict
     return record is _of(mention, records) or (is_known and (mention.detail or mention.finding) in implied([name]))
 
 
-_HEIGHTS = (
-    (re.compile(r"\bupper\b|\bapic|\bapex", re.IGNORECASE), re.compile("upper|clavicle")),
-    (re.compile(r"\bmid(?:dle|-?lung|-?zone)?\b|\blingula|\bperihilar", re.IGNORECASE), re.compile("mid |hilar")),
-    (re.compile(r"\blower\b|\bbases?\b|\bbas(?:al|ilar)|\bbi-?bas", re.IGNORECASE), re.compile("lower|costophrenic")),
-)
-"""How a sentence names a height of the lung, and the names of the regions that lie there."""
-
 _LIST_WORDS = re.compile(r"\b(?:and|or|but|with)\b", re.IGNORECASE)
 _OTHER: dict[Side | None, Side] = {"left": "right", "right": "left"}
 
@@ -180,7 +176,7 @@ def _places_of_stage(sentence: str) -> Places:
     regions, side = [_usual(name) for name in _STAGES.get(stage_of_text(sentence), ())], named_side(sentence)
     if side in _OTHER:
         regions = [region for region in regions if _side(region) != _OTHER[side]]
-    return [], _at_height(regions, [names for _, names in _heights_named(sentence)])
+    return [], _at_height(regions, [height for _, height in _heights_named(sentence)])
 
 
 def _merged(places: Sequence[Places]) -> list[dict[str, Any]]:
@@ -190,13 +186,14 @@ def _merged(places: Sequence[Places]) -> list[dict[str, Any]]:
     return [region for region in regions if region in seen or not any(_holds(other, region) for other in regions)]
 
 
-def _heights_named(sentence: str) -> list[tuple[int, re.Pattern[str]]]:
-    """Where a sentence names a height of the lung, and the names of the regions there, in the order of the text."""
-    named = ((match.start(), names) for words, names in _HEIGHTS for match in words.finditer(sentence))
-    return sorted(named, key=lambda one: one[0])
+def _heights_named(sentence: str) -> list[tuple[int, str]]:
+    """Where a sentence names a height of the lung, and which, in the order of the text."""
+    return sorted(
+        (found.start(), height) for height, words in HEIGHT_WORDS.items() for found in words.finditer(sentence)
+    )
 
 
-def _heights(sentence: str, mention: Mention, said: Sequence[Mention]) -> list[re.Pattern[str]]:
+def _heights(sentence: str, mention: Mention, said: Sequence[Mention]) -> list[str]:
     """The heights named in the mention's own part of the sentence, else the next before it, else the next after it.
 
     Between two mentions the commas separate, else the words of a list; what lies between separators is of both.
@@ -208,9 +205,9 @@ def _heights(sentence: str, mention: Mention, said: Sequence[Mention]) -> list[r
     if behind < len(sentence) and (places := _separators(sentence, mention.end, behind)):
         behind = places[-1]
     named = _heights_named(sentence)
-    own = [names for place, names in named if before <= place < behind]
-    earlier = [names for place, names in named if place < before]
-    return own or earlier[-1:] or [names for _, names in named[:1]]
+    own = [height for place, height in named if before <= place < behind]
+    earlier = [height for place, height in named if place < before]
+    return own or earlier[-1:] or [height for _, height in named[:1]]
 
 
 def _separators(sentence: str, start: int, end: int) -> list[int]:
@@ -247,9 +244,9 @@ def _side(region: dict[str, Any]) -> str:
     return "left" if region["box"][0] + region["box"][2] > 1 else "right"
 
 
-def _at_height(regions: list[dict[str, Any]], heights: Sequence[re.Pattern[str]]) -> list[dict[str, Any]]:
+def _at_height(regions: list[dict[str, Any]], heights: Sequence[str]) -> list[dict[str, Any]]:
     """Those at one of the heights; all of them when none is."""
-    return [region for region in regions if any(names.search(region["name"]) for names in heights)] or regions
+    return [region for region in regions if HEIGHT_OF.get(without_side(region["name"])) in heights] or regions
 
 
 def _holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
