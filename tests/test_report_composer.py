@@ -214,6 +214,13 @@ def test_regions_do_not_depend_on_the_scale_or_the_grid_and_mirror_with_the_film
     assert set(names) <= {link.region for link in FINDING_REGIONS[finding]} and names
 
 
+def test_exactly_half_is_kept_on_every_grid():
+    attention = np.array([[6.0], [9], [0], [4], [6]])
+    fine = np.kron(attention, np.ones((2, 3)))
+    assert set(chosen("Lung Lesion", attention)) == set(chosen("Lung Lesion", fine))
+    assert "right hilar structures" in chosen("Lung Lesion", attention)
+
+
 @pytest.mark.parametrize(
     "attention",
     [np.ones((10, 10)), np.zeros((3, 3)), np.full((1, 1), 7.0), 1 + 1e-3 * np.eye(9), over((0.0, 0.9, 0.05, 1.0))],

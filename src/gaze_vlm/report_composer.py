@@ -94,7 +94,8 @@ def choose_regions(finding: str, attention: np.ndarray | None = None) -> list[di
         density = np.array([_density(excess, region) for region in regions])
         if density.max() > 0:
             ranked = np.argsort(-density, kind="stable")
-            regions = [regions[i] for i in ranked if density[i] >= 0.5 * density.max()]
+            least = (0.5 - 1e-9) * density.max()  # exactly half is half, whatever the grid rounds it to
+            regions = [regions[i] for i in ranked if density[i] >= least]
     return [{"name": region.name, "box": list(region.box)} for region in regions]
 
 
