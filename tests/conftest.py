@@ -2,7 +2,9 @@
 
 import copy
 import importlib.util
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +175,43 @@ def film_pixels(seed: int, width: int = 96, height: int = 112) -> np.ndarray:
 def tiny_bundle(tmp_path_factory) -> Path:
     """The folder of `save_tiny_bundle`; not to be written to."""
     return save_tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def taught(tiny_bundle, tmp_path_factory) -> Path:
+    """The tiny models, their GazeVLM said to know all tasks; not to be written to."""
+    folder = tmp_path_factory.mktemp("taught") / "tiny"
+    shutil.copytree(tiny_bundle, folder)
+    config = folder / "gaze_vlm" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tasks": ["report", "vqa", "ground"]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(taught, tmp_path_factory):
+    """Where the Space with tiny models is."""
+    from gaze_vlm import space
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        demo = space.build(taught)
+        _, url, _ = space.launch(demo, prevent_thread_lock=True, server_name="127.0.0.1")
+        yield url
+        demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by Playwright; of one module, for it leaves its event loop running until it is closed."""
+    reason = 'needs playwright: pip install "gaze2report[dev]"'
+    sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """gaze-vlm ground and gaze-vlm ask, as a person types them."""
 
 import json
-import shutil
 import sys
 
 import pytest
@@ -10,16 +9,6 @@ from PIL import Image
 from gaze_vlm.findings import REGIONS
 
 ANSWERS = {"two": "<box>100,200,300,400</box><box>500,0,900,1000</box>", "none": "none", "noise": "the the"}
-
-
-@pytest.fixture(scope="module")
-def taught(tiny_bundle, tmp_path_factory):
-    """The tiny models, their GazeVLM said to know all tasks."""
-    folder = tmp_path_factory.mktemp("taught") / "tiny"
-    shutil.copytree(tiny_bundle, folder)
-    config = folder / "gaze_vlm" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"tasks": ["report", "vqa", "ground"]}))
-    return folder
 
 
 @pytest.fixture

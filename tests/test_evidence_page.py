@@ -1,6 +1,5 @@
 """evidence.html in a real browser: decisions are taken, signed off and saved to a file that is evidence again."""
 
-import shutil
 from datetime import datetime
 
 import numpy as np
@@ -10,10 +9,6 @@ from PIL import Image
 from gaze_vlm.evidence import EvidenceBundle, link_evidence
 from gaze_vlm.findings import REGIONS
 from gaze_vlm.scanpath import Scanpath
-
-sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "gaze2report[dev]"')
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 REPORT = "There is a left pleural effusion. The heart is normal in size. No pneumothorax."
 ATTENTION = np.zeros((10, 10))
@@ -37,14 +32,6 @@ def bundle():
         gaze="predicted",
         attention={"Pleural Effusion": ATTENTION},
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

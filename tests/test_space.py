@@ -4,7 +4,6 @@ import json
 import os
 import re
 import runpy
-import shutil
 import socket
 import subprocess
 import sys
@@ -30,27 +29,6 @@ from gaze_vlm.evidence import EvidenceBundle
 
 SPACE = Path(__file__).parents[1] / "spaces" / "gaze2report"
 FIXATIONS = "x,y,duration\n0.25,0.5,0.2\n0.75,0.5,0.3\n"
-
-
-@pytest.fixture(scope="module")
-def taught(tiny_bundle, tmp_path_factory):
-    """The tiny models, their GazeVLM said to know all tasks."""
-    folder = tmp_path_factory.mktemp("taught") / "tiny"
-    shutil.copytree(tiny_bundle, folder)
-    config = folder / "gaze_vlm" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"tasks": ["report", "vqa", "ground"]}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(taught, tmp_path_factory):
-    """Where the Space with tiny models is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        demo = space.build(taught)
-        _, url, _ = space.launch(demo, prevent_thread_lock=True, server_name="127.0.0.1")
-        yield url
-        demo.close(verbose=False)
 
 
 @pytest.fixture(scope="module")

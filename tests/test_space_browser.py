@@ -5,43 +5,16 @@ Screenshots go into the folder that GAZE_VLM_SCREENSHOTS names, if it does.
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from gaze_vlm import space, space_reader
+from gaze_vlm import space_reader
 from gaze_vlm.evidence import EvidenceBundle
 
 pytest.importorskip("gradio", reason='needs Gradio: pip install "gaze2report[space]"')
-sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install "gaze2report[dev]"')
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 BOXES = "<box>100,200,300,400</box><box>500,0,900,1000</box>"
-
-
-@pytest.fixture(scope="module")
-def address(tiny_bundle, tmp_path_factory):
-    """Where the Space is, with tiny models whose GazeVLM is said to know all tasks."""
-    folder = tmp_path_factory.mktemp("taught") / "tiny"
-    shutil.copytree(tiny_bundle, folder)
-    config = folder / "gaze_vlm" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"tasks": ["report", "vqa", "ground"]}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        demo = space.build(folder)
-        _, url, _ = space.launch(demo, prevent_thread_lock=True, server_name="127.0.0.1")
-        yield url
-        demo.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -281,11 +254,13 @@ def test_wide_and_narrow_dark_and_light(visit, picture, width, scheme):
 
 
 def test_the_chosen_theme_is_the_frames_too(visit):
+    from playwright.sync_api import expect
+
     page = visit("?__theme=light", color_scheme="dark")
     page.get_by_label("Normal").check()
     frame = frame_of(page)
     for body in (page.locator("body"), frame.locator("body")):
-        sync_api.expect(body).to_have_css("background-color", "rgb(243, 244, 247)")
+        expect(body).to_have_css("background-color", "rgb(243, 244, 247)")
 
 
 def test_pictures_frames_and_controls_have_names(visit, film):
